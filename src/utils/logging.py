@@ -1,0 +1,80 @@
+"""Metrics to Sacred and TensorBoard, messages to the console."""
+
+import logging
+from collections import defaultdict, deque
+from typing import Any
+
+from torch import Tensor
+
+RECENT = 5  # values of a metric that the console's figure is the mean of
+
+
+class Logger:
+    """What learners and runners log through.
+
+    ``stats`` keeps the last few ``(t, value)`` of every metric; the whole series go to Sacred and
+    TensorBoard.
+    """
+
+    def __init__(self, console_logger: logging.Logger) -> None:
+        self.console_logger = console_logger
+        self.stats: dict[str, deque[tuple[int, float]]] = defaultdict(lambda: deque(maxlen=RECENT))
+        self._sacred_run: Any = None
+        self._tb_writer: Any = None
+
+    def setup_sacred(self, run: Any) -> None:
+        """Record every metric in the Sacred run ``run``."""
+        self._sacred_run = run
+
+    def setup_tb(self, directory: str) -> None:
+        """Write every metric to TensorBoard event files in ``directory``."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import and rarely asked for
+
+        self._tb_writer = SummaryWriter(directory)
+
+    def log_stat(self, key: str, value: float | Tensor, t: int) -> None:
+        """Record a value (a number or a tensor of one element) of the metric ``key`` at environment step ``t``."""
+        number = float(value)
+        self.stats[key].append((t, number))
+        if self._sacred_run is not None:
+            self._sacred_run.log_scalar(key, number, t)
+        if self._tb_writer is not None:
+            self._tb_writer.add_scalar(key, number, t)
+
+    def last(self, key: str) -> float | None:
+        """Return the metric's newest value, None before the first."""
+        series = self.stats.get(key)
+        return series[-1][1] if series else None
+
+    def print_recent_stats(self) -> None:
+        """Print all metrics, each as the mean of its last few values."""
+        means = {key: sum(v for _, v in series) / len(series) for key, series in self.stats.items() if series}
+        cells = [f"{key}: {mean:.4g}".ljust(36) for key, mean in sorted(means.items())]
+        rows = ["  ".join(cells[i : i + 3]).rstrip() for i in range(0, len(cells), 3)]
+        self.console_logger.info("Recent stats\n" + "\n".join("  " + row for row in rows))
+
+    def finish(self) -> None:
+        """Flush and close what was opened."""
+        if self._tb_writer is not None:
+            self._tb_writer.close()
+            self._tb_writer = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stats": {key: list(series) for key, series in self.stats.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stats.clear()
+        for key, series in state["stats"].items():
+            self.stats[key].extend((t, value) for t, value in series)
+
+
+def get_console_logger() -> logging.Logger:
+    """Return the run's logger, which writes lines with a time to stderr."""
+    logger = logging.getLogger("marl")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(levelname)s %(asctime)s] %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    return logger

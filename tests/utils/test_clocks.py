@@ -1,0 +1,55 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.clocks import Every, Ratio
+
+STEPS = st.lists(st.integers(0, 500), max_size=60)
+
+
+@given(st.integers(1, 100), STEPS)
+def test_ratio_keeps_its_pace_however_steps_arrive(steps_per_update, arrivals):
+    clock, t, total = Ratio(steps_per_update), 0, 0
+    for steps in arrivals:
+        t += steps
+        total += clock.due(t)
+        assert total == t // steps_per_update
+
+
+def test_ratio_below_one_step_makes_several_updates_per_step():
+    assert [Ratio(0.5).due(3), Ratio(0.25).due(1)] == [6, 4]
+
+
+def test_ratio_can_drop_what_was_due():
+    clock = Ratio(10)
+    clock.skip_to(105)
+    assert clock.due(105) == 0
+    assert clock.due(110) == 1
+
+
+@given(st.integers(1, 100), st.integers(0, 200), STEPS)
+def test_every_fires_when_a_grid_point_was_passed(interval, first, arrivals):
+    clock, t, last = Every(interval, first), 0, -1
+    for steps in arrivals:
+        t += steps
+        passed = any((p - first) % interval == 0 and p >= first for p in range(last + 1, t + 1))
+        assert clock.due(t) == passed
+        last = t
+
+
+@pytest.mark.parametrize("make", [lambda: Ratio(7), lambda: Every(7)])
+def test_clock_continues_from_its_state(make):
+    whole, first = make(), make()
+    expected = [whole.due(t) for t in range(0, 200, 3)]
+    got = [first.due(t) for t in range(0, 99, 3)]
+    second = make()
+    second.load_state_dict(first.state_dict())
+    got += [second.due(t) for t in range(99, 200, 3)]
+    assert got == expected
+
+
+@pytest.mark.parametrize("make", [Ratio, Every])
+@pytest.mark.parametrize("interval", [0, -1])
+def test_an_interval_that_is_not_positive_is_refused(make, interval):
+    with pytest.raises(ValueError, match="positive"):
+        make(interval)
