@@ -1,0 +1,3 @@
+"""Learners by the name a configuration gives in `learner`."""
+
+REGISTRY: dict[str, type] = {}
