@@ -1,0 +1,53 @@
+"""Returns of padded episodes.
+
+Shapes: (batch, T, k), where k is 1 or the number of agents; inputs broadcast over k. Step t is real where
+`mask` is 1, the real steps of an episode come first. `next_values[:, t]` is the value of what step t led to,
+which exists for the last real step too: the episode's arrival. `terminated` is 1 at a true terminal only, so
+an episode that was cut off is bootstrapped from its arrival.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def step_mask(filled: Tensor) -> Tensor:
+    """Which steps are real, (batch, T, 1) float, from `filled` (batch, T + 1, 1).
+
+    A real step is one whose arrival is stored, too: the record of an arrival is no step itself.
+    """
+    return (filled[:, :-1] * filled[:, 1:]).float()
+
+
+def lambda_returns(
+    rewards: Tensor, terminated: Tensor, mask: Tensor, next_values: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """TD(lambda) returns (batch, T, k), zero where `mask` is.
+
+    G_t = r_t + gamma * ((1 - lam) * V_{t+1} + lam * G_{t+1}), where G_{t+1} is V_{t+1} behind the last real
+    step, and r_t alone at a terminal. With action values in place of V these are Peng's Q(lambda) targets.
+    """
+    going_on = gamma * (1.0 - terminated)
+    has_next = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+    from_return = going_on * lam * has_next
+    one_step = rewards + (going_on - from_return) * next_values
+    one_step, from_return = torch.broadcast_tensors(one_step * mask, from_return * mask)
+    following = torch.zeros_like(one_step[:, 0])
+    returns = []
+    for reward, weight in zip(reversed(one_step.unbind(1)), reversed(from_return.unbind(1)), strict=True):
+        following = torch.addcmul(reward, weight, following)
+        returns.append(following)
+    return torch.stack(returns[::-1], dim=1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` over the entries where `mask` (of the same shape, or broadcasting to it) is 1."""
+    mask = mask.expand_as(values)
+    return (values * mask).sum() / mask.sum().clamp_min(1.0)
+
+
+def standardised(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` shifted and scaled to mean 0 and standard deviation 1 over the entries where `mask` is 1."""
+    centred = values - masked_mean(values, mask)
+    return centred / (masked_mean(centred.square(), mask).sqrt() + 1e-5)
