@@ -77,12 +77,17 @@ class BasicMAC:
 
     def init_hidden(self, batch_size: int) -> None:
         """Starts `batch_size` episodes: the recurrent state is (batch_size, n_agents, hidden_dim)."""
-        self.hidden_states = self.agent.init_hidden().unsqueeze(0).expand(batch_size, self.n_agents, -1)
+        self.hidden_states = self.initial_hidden(batch_size)
+
+    def initial_hidden(self, batch_size: int) -> Tensor:
+        """Recurrent states before an episode's first step, (batch_size, n_agents, hidden_dim)."""
+        hidden: Tensor = self.agent.init_hidden()
+        return hidden.unsqueeze(0).expand(batch_size, self.n_agents, -1)
 
     def reset_hidden(self, mask: Tensor) -> None:
         """Restarts the recurrent state of the batch entries where `mask` (batch,) bool is set."""
         batch_size = mask.shape[0]
-        fresh = self.agent.init_hidden().expand(batch_size, self.n_agents, -1).reshape(batch_size, -1)
+        fresh = self.initial_hidden(batch_size).reshape(batch_size, -1)
         kept = self.hidden_states.reshape(batch_size, -1)
         merged = torch.where(mask.to(kept.device).unsqueeze(1), fresh, kept)
         self.hidden_states = merged.view(self.hidden_states.shape)
@@ -108,8 +113,7 @@ class BasicMAC:
         """Unmasked outputs and states of all steps from `inputs` (batch, T, n_agents, input)."""
         batch_size, length = inputs.shape[:2]
         rows = inputs.transpose(1, 2).reshape(batch_size * self.n_agents, length, -1)
-        if hidden is None:
-            hidden = self.agent.init_hidden().expand(batch_size, self.n_agents, -1)
+        hidden = self.initial_hidden(batch_size) if hidden is None else hidden
         hidden = hidden.reshape(batch_size * self.n_agents, -1)
         if hasattr(self.agent, "unroll"):
             results = self.agent.unroll(rows, hidden)
@@ -223,7 +227,7 @@ def sequence_outputs(mac: Any, batch: EpisodeBatch) -> Tensor:
     A controller written for EPyMARL, or one derived from ours that changes `forward`, is stepped through time
     and its probabilities are turned into logits.
     """
-    if hasattr(mac, "unroll") and not _overrides_forward(mac):
+    if can_unroll(mac):
         return mac.unroll(batch)
     mac.init_hidden(batch.batch_size)
     steps = torch.stack([mac.forward(batch, t) for t in range(batch.max_seq_length)], dim=1)
@@ -232,5 +236,6 @@ def sequence_outputs(mac: Any, batch: EpisodeBatch) -> Tensor:
     return BasicMAC.masked(steps.clamp_min(1e-10).log(), batch["avail_actions"])
 
 
-def _overrides_forward(mac: Any) -> bool:
-    return isinstance(mac, BasicMAC) and type(mac).forward is not BasicMAC.forward
+def can_unroll(mac: Any) -> bool:
+    """Whether the controller's `unroll` stands for its `forward`, and may be used in its place."""
+    return isinstance(mac, BasicMAC) and type(mac).forward is BasicMAC.forward

@@ -1,3 +1,9 @@
 """Learners by the name a configuration gives in `learner`."""
 
-REGISTRY: dict[str, type] = {}
+from .ppo_learner import PPOLearner
+from .q_learner import QLearner
+
+REGISTRY: dict[str, type] = {
+    "ppo_learner": PPOLearner,
+    "q_learner": QLearner,
+}
