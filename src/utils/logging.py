@@ -33,7 +33,7 @@ class Logger:
         self._tb_writer = SummaryWriter(directory)
 
     def log_stat(self, key: str, value: float | Tensor, t: int) -> None:
-        """Record a value (a number or a tensor of one element) of the metric ``key`` at environment step ``t``."""
+        """Record a value (a number or one-element tensor) of the metric ``key`` at environment step ``t``."""
         number = float(value)
         self.stats[key].append((t, number))
         if self._sacred_run is not None:

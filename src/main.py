@@ -1,0 +1,135 @@
+"""The command line: composes and checks the configuration, opens the run's record with Sacred, calls run.
+
+    python src/main.py --config=ALG --env-config=ENV with key=value ...
+
+Exit codes: 0 done, 1 an error of the program, 2 a request that can't be run, 3 training diverged,
+130 interrupted.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import envs
+from utils import interrupts
+from utils.config import compose, map_name, parse_command_line
+from utils.constraints import ConfigError
+from utils.seeding import draw_seed
+from utils.threads import limit_threads
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line ``argv`` and return the exit code."""
+    interrupts.install()
+    try:
+        config = configuration(argv)
+        limit_threads(config["cpu_threads"])
+        return train(config, argv)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted before training began.", file=sys.stderr)
+        return 130
+
+
+def configuration(argv: list[str]) -> dict[str, Any]:
+    """Return the configuration that ``argv`` asks for, complete and checked, without starting anything."""
+    config = compose(parse_command_line(argv))
+    try:
+        envs.validate(config["env"], config["env_args"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config["seed"] is None:
+        config["seed"] = draw_seed()
+    config["local_results_path"] = str(_writable(ROOT / config["local_results_path"]))
+    return config
+
+
+def _writable(folder: Path) -> Path:
+    """Return ``folder`` if files can be made in it, or in what exists of the path to it."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"Results can't be written to {folder}; set local_results_path to another folder.")
+    return folder
+
+
+def train(config: dict[str, Any], argv: list[str]) -> int:
+    """Train with a record under ``<local_results_path>/sacred/<alg>/<map>/<id>`` and return the exit code."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
+    from sacred import SETTINGS, Experiment  # imported here, when the request is known to be good
+    from sacred.observers import FileStorageObserver
+
+    from run import check_names, run
+    from utils.guards import TrainingDiverged
+    from utils.logging import get_console_logger
+
+    check_names(config)
+    SETTINGS.CAPTURE_MODE = "no"
+    SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+    log = get_console_logger()
+    directory = Path(config["local_results_path"], "sacred", config["name"], map_name(config))
+    observer = FileStorageObserver(directory, priority=100, copy_sources=False)
+    experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
+    experiment.logger = _quiet(log.getChild("sacred"))
+    experiment.add_config(config)
+    experiment.observers.append(observer)
+
+    @experiment.main
+    def _run_recorded(_run: Any, _config: dict[str, Any]) -> dict[str, Any]:
+        run_directory = Path(str(observer.dir))
+        log.info("The record is in %s", run_directory)
+        _add_versions(_run)
+        return run(_run, _config, log, run_directory)
+
+    try:
+        result = experiment.run(meta_info={"command": argv}).result
+    except KeyboardInterrupt:
+        print(f"Interrupted; the record so far is in {observer.dir}", file=sys.stderr)
+        return 130
+    except TrainingDiverged as stop:
+        print(
+            f"Training stopped: {stop.term} became NaN or infinite at environment step {stop.step}; "
+            f"the record up to there is in {observer.dir}",
+            file=sys.stderr,
+        )
+        return 3
+    print(f"{result['summary']}; the record is in {observer.dir}")
+    return 0
+
+
+def _quiet(logger: logging.Logger) -> logging.Logger:
+    logger.setLevel(logging.ERROR)
+    return logger
+
+
+def _has_commit() -> bool:
+    """Tell whether there is a git commit to record: Sacred fails where git or the repository is missing."""
+    if shutil.which("git") is None:
+        return False
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "HEAD"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _add_versions(sacred_run: Any) -> None:
+    """Store the versions of all installed packages in the record, as versions.json."""
+    versions = {"python": sys.version.split()[0]}
+    versions |= dict(sorted((package.name, package.version) for package in distributions()))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "versions.json")
+        path.write_text(json.dumps(versions, indent=2))
+        sacred_run.add_artifact(str(path))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

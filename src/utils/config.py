@@ -1,0 +1,215 @@
+"""The configuration of a run: default, environment, algorithm, command line; the later wins.
+
+Nothing here imports torch, jax or sacred, so that a mistake is answered at once.
+"""
+
+import argparse
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from utils.constraints import ConfigError, Constraints, hint, unknown
+
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
+WORDS = {"null": None, "none": None, "true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; ``assignments`` are the key=value pairs behind ``with``."""
+
+    alg: str
+    env: str
+    assignments: tuple[tuple[str, str], ...]
+
+
+def parse_command_line(argv: list[str]) -> Request:
+    """Read ``--config=ALG --env-config=ENV with key=value ...``.
+
+    Raises:
+        ConfigError: it has another form, or names no configuration that exists.
+    """
+    parser = _Parser(
+        prog="main.py",
+        usage="main.py --config=ALG --env-config=ENV with key=value ...",
+        description="Train a multi-agent algorithm in an environment. Its keys stand in src/config: "
+        "default.yaml, algs/ALG.yaml, envs/ENV.yaml.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="ALG", help=f"algorithm: {', '.join(available('algs'))}")
+    parser.add_argument("--env-config", metavar="ENV", help=f"environment: {', '.join(available('envs'))}")
+    parser.add_argument("rest", nargs="*", metavar="with key=value ...", help="changes of the configuration")
+    given = parser.parse_intermixed_args(argv)
+    return Request(
+        alg=_known("algs", "algorithm", "--config", given.config),
+        env=_known("envs", "environment", "--env-config", given.env_config),
+        assignments=tuple(_assignments(given.rest)),
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that answers with one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[0].upper()}{message[1:]}; the form is: {self.usage}")
+
+
+def _assignments(words: list[str]) -> list[tuple[str, str]]:
+    if words and words[0] != "with":
+        raise ConfigError(f"'with' is missing before {words[0]!r}; the form is: ... with key=value ...")
+    pairs = []
+    for word in words[1:]:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r} behind 'with' is not of the form key=value.")
+        pairs.append((key, value))
+    return pairs
+
+
+def available(folder: str) -> list[str]:
+    """Return the names of the configuration files in ``src/config/<folder>``."""
+    return sorted(path.stem for path in (CONFIG_DIR / folder).glob("*.yaml"))
+
+
+def _known(folder: str, what: str, option: str, name: str | None) -> str:
+    names = available(folder)
+    if name is None:
+        raise ConfigError(f"{option}=... is missing; there are: {', '.join(names)}.")
+    if name not in names:
+        raise unknown(what, name, names)
+    return name
+
+
+def compose(request: Request) -> dict[str, Any]:
+    """Return the checked configuration of a run.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or out of its range.
+    """
+    config: dict[str, Any] = {}
+    for layer in ("default", f"envs/{request.env}", f"algs/{request.alg}"):
+        config = _merge(config, load(CONFIG_DIR / f"{layer}.yaml"))
+    constraints = Constraints(load(CONFIG_DIR / "constraints.yaml"))
+    defaults = flatten(config)
+    for path, raw in request.assignments:
+        default = _default_of(path, defaults)
+        _assign(config, path, constraints.check(path, _value(raw, default), default))
+    for path, value in flatten(config).items():
+        if constraints.names(path):
+            _assign(config, path, constraints.check(path, value, defaults.get(path)))
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 2e-4 as a number, which YAML 1.1 takes for a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the mapping a YAML file holds.
+
+    Raises:
+        ConfigError: the file is no YAML mapping, or a key can't be stored in a record.
+    """
+    where = path.relative_to(CONFIG_DIR) if path.is_relative_to(CONFIG_DIR) else path
+    try:
+        content = yaml.load(path.read_text(), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} must hold keys with values.")
+    if path.stem != "constraints":
+        _check_keys(content, str(where))
+    return content
+
+
+def _check_keys(content: Mapping[Any, Any], where: str) -> None:
+    """Refuse the keys on which Sacred's records break."""
+    for key, value in content.items():
+        if not isinstance(key, str) or "." in key or key.startswith("$"):
+            raise ConfigError(f"The key {key!r} in {where} must be a text without dots or leading '$'.")
+        if isinstance(value, Mapping):
+            _check_keys(value, where)
+
+
+def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``lower`` overwritten by ``upper``, groups of keys merged key by key."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values by their paths, such as ``env_args.map_name``; an empty group stays as it is."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _default_of(path: str, defaults: Mapping[str, Any]) -> Any:
+    """Return the value that ``path`` has before the command line; None for a new key of an empty group."""
+    if path in defaults and defaults[path] != {}:
+        return defaults[path]
+    groups = [path.rsplit(".", depth)[0] for depth in range(1, path.count(".") + 1)]
+    if any(defaults.get(group) == {} for group in groups):
+        if any(part.startswith("$") or not part for part in path.split(".")):
+            raise ConfigError(f"The key {path!r} has an empty part or one that starts with '$'.")
+        return None
+    members = [known for known in defaults if known.startswith(f"{path}.")]
+    if members or defaults.get(path) == {}:
+        example = members[0] if members else f"{path}.key"
+        raise ConfigError(f"{path} is a group of keys; set one of them, like {example}=...")
+    raise ConfigError(f"There is no key {path!r}{_hint_path(path, list(defaults))}.")
+
+
+def _hint_path(path: str, known: list[str]) -> str:
+    """Return a hint at the nearest path: the one that lacks only its group, or one of the same group."""
+    group, dot, _ = path.rpartition(".")
+    same_leaf = [name for name in known if name.endswith(f".{path}")]
+    same_group = [name for name in known if name.rpartition(".")[0] == group]
+    cutoff = 0.8 if dot else 0.6  # a group in common makes paths alike
+    return hint(path, same_leaf, cutoff=0) or hint(path, same_group or known, cutoff=cutoff)
+
+
+def _value(raw: str, default: Any) -> Any:
+    """Return the value ``raw`` spells: a text where the default is one, else a Python or YAML literal."""
+    value: Any = raw
+    if raw.lower() in WORDS:
+        value = WORDS[raw.lower()]
+    else:
+        try:
+            value = ast.literal_eval(raw)
+        except (ValueError, SyntaxError):
+            return raw
+    if isinstance(default, str) and value is not None and not isinstance(value, str):
+        return raw
+    return value
+
+
+def _assign(config: dict[str, Any], path: str, value: Any) -> None:
+    *groups, leaf = path.split(".")
+    for group in groups:
+        config = config.setdefault(group, {})
+    config[leaf] = value
+
+
+def map_name(config: Mapping[str, Any]) -> str:
+    """Return the name of the task within the environment, fit for a folder's name."""
+    env_args = config["env_args"]
+    name = env_args.get("map_name") or env_args.get("key") or config["env"]
+    return re.sub(r"[^\w.-]+", "_", str(name))

@@ -1,0 +1,26 @@
+"""Ctrl-C and SIGTERM end a run in one way: a KeyboardInterrupt, after which everything is closed in order."""
+
+import signal
+from types import FrameType
+
+_requested = False
+
+
+def install() -> None:
+    """Let the first SIGINT or SIGTERM raise KeyboardInterrupt and later ones not disturb the closing."""
+    signal.signal(signal.SIGINT, _handle)
+    signal.signal(signal.SIGTERM, _handle)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global _requested
+    _requested = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt again if it was lost: Python drops one raised in a destructor or callback."""
+    if _requested:
+        raise KeyboardInterrupt
