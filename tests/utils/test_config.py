@@ -75,10 +75,10 @@ class TestComposition:
     @pytest.mark.parametrize(
         ("assignment", "value"),
         [
-            ("lr=3", 3), ("lr=1e-4", 1e-4), ("target=0.01", 0.01), ("batch_size=1e2", 100), ("mixer=3", "3"),
-            ("use_rnn=false", False), ("layers=[8]", [8]), ("seed=3", 3), ("seed=null", None), ("mixer=None", None),
-            ("name=7", "7"), ("name='a b'", "a b"), ("env_args.difficulty=3", "3"), ("env_args.kwargs.sight=2", 2),
-            ("env_args.map_name=a=b", "a=b"),
+            ("lr=3", 3), ("lr=1e-4", 1e-4), ("target=0.01", 0.01), ("batch_size=1e2", 100),
+            ("use_rnn=false", False), ("layers=[8]", [8]), ("seed=3", 3), ("seed=null", None),
+            ("mixer=3", "3"), ("mixer=None", None), ("name=7", "7"), ("name='a b'", "a b"),
+            ("env_args.difficulty=3", "3"), ("env_args.kwargs.sight=2", 2), ("env_args.map_name=a=b", "a=b"),
         ],
     )  # fmt: skip
     def test_values_take_the_type_of_their_default(self, assignment, value):
