@@ -24,12 +24,12 @@ class EpisodeBatch:
 
     ``scheme`` maps a field to ``vshape`` (int or tuple), optionally ``dtype`` (float32), ``group`` (a key of
     ``groups``, whose size becomes the dimension before ``vshape``) and ``episode_const`` (one value per
-    episode: no time dimension). ``preprocess`` maps a field to (new field, transforms): the new field is filled
-    whenever the field is written. The long field ``filled`` (batch, time, 1) marks the steps that hold data.
+    episode: no time dimension). ``preprocess`` maps a field to (new field, transforms): the new field is
+    filled whenever the field is written. The long field ``filled`` (batch, time, 1) marks steps with data.
 
     ``batch["obs"]`` is the tensor itself; ``batch["obs", "state"]`` a batch of these fields; ``batch[b]``,
-    ``batch[b0:b1]``, ``batch[[2, 5]]``, ``batch[bs, t0:t1]`` are batches of those episodes and steps (integers
-    keep their dimension). Slices share memory with the original, lists copy.
+    ``batch[b0:b1]``, ``batch[[2, 5]]``, ``batch[bs, t0:t1]`` are batches of those episodes and steps
+    (integers keep their dimension). Slices share memory with the original, lists copy.
     """
 
     def __init__(
@@ -105,14 +105,15 @@ class EpisodeBatch:
     ) -> None:
         """Writes ``data`` (field -> tensor, array or list) at episodes ``bs`` and steps ``ts``.
 
-        A value's shape may differ from its place in the batch by dimensions of size one. ``bs`` and ``ts`` may
-        also be two index tensors of equal length: then entry i of a value goes to (bs[i], ts[i]).
+        A value's shape may differ from its place in the batch by dimensions of size one. ``bs`` and ``ts``
+        may also be two index tensors of equal length: then entry i of a value goes to (bs[i], ts[i]).
 
         Raises:
             KeyError: a field that is not in the scheme.
             ValueError: a value that does not fit.
         """
         where = _parse_index((bs, ts))
+        place: tuple[Index, ...]
         if mark_filled and any(key in self.data.transition_data for key in data):
             self.data.transition_data["filled"][where] = 1
         for key, value in data.items():
@@ -249,7 +250,7 @@ def _count(part: Index, size: int) -> int:
 
 
 class ReplayBuffer(EpisodeBatch):
-    """The last ``buffer_size`` episodes in a preallocated ring, from which different ones are drawn uniformly."""
+    """The last ``buffer_size`` episodes in a preallocated ring, to draw random batches from."""
 
     def __init__(
         self,
