@@ -181,14 +181,12 @@ def test_map_name_is_fit_for_a_folder():
 
 def test_every_key_of_the_real_files_has_a_comment():
     folder = Path(config.__file__).parents[1] / "config"
-    for path in folder.glob("**/*.yaml"):
-        lines = path.read_text().splitlines()
-        if path.stem == "constraints":
-            continue
-        for number, line in enumerate(lines):
-            is_key = ":" in line and not line.lstrip().startswith("#")
-            above = number > 0 and lines[number - 1].lstrip().startswith("#")
-            assert not is_key or "#" in line or above, f"{path.name}:{number + 1}: {line}"
+    for path in [folder / "default.yaml", *folder.glob("*/*.yaml")]:
+        above = ""
+        for line in filter(None, path.read_text().splitlines()):
+            is_key = ":" in line and not line.lstrip().startswith("#") and not line.endswith(":")
+            assert not is_key or "#" in line or above.lstrip().startswith("#"), f"{path.name}: {line}"
+            above = line
 
 
 def test_real_constraints_name_keys_that_exist():

@@ -1,0 +1,81 @@
+"""A request that can't be run is answered with one sentence, at once, and leaves nothing behind."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from utils.config import available
+
+SMAX = ["--config=qmix", "--env-config=smax", "with"]
+GYMMA = ["--config=qmix", "--env-config=gymma", "with"]
+CASES = {
+    "algorithm": (["--config=qmxi", "--env-config=smax"], ["'qmxi'", "did you mean qmix", *available("algs")]),
+    "environment": (["--config=qmix", "--env-config=smx"], ["'smx'", "did you mean smax", *available("envs")]),
+    "environment by key": ([*SMAX, "env=smx"], ["smx", "smax"]),
+    "no algorithm": (["--env-config=smax"], ["--config", "qmix"]),
+    "no environment": (["--config=qmix"], ["--env-config", "smax"]),
+    "nothing": ([], ["--config"]),
+    "map": ([*SMAX, "env_args.map_name=3mm"], ["3mm", "did you mean 3m"]),
+    "map of another type": ([*SMAX, "env_args.map_name=3"], ["'3'"]),
+    "misspelt key": ([*SMAX, "batchsize=8"], ["'batchsize'", "did you mean batch_size"]),
+    "misspelt environment key": ([*SMAX, "env_args.mapname=8m"], ["did you mean env_args.map_name"]),
+    "key without its group": ([*SMAX, "map_name=8m"], ["did you mean env_args.map_name"]),
+    "mistyped number": ([*SMAX, "lr=fast"], ["lr must be a number above 0", "'fast'"]),
+    "mistyped switch": ([*SMAX, "use_cuda=maybe"], ["use_cuda must be True or False"]),
+    "negative size": ([*SMAX, "batch_size_run=-8"], ["batch_size_run must be a whole number from 1 on, not -8"]),
+    "zero size": ([*SMAX, "t_max=0"], ["t_max must be a whole number from 1 on"]),
+    "broken number": ([*SMAX, "hidden_dim=1.5"], ["hidden_dim must be a whole number"]),
+    "fraction": ([*SMAX, "gamma=1.01"], ["gamma must be a number from 0 to 1"]),
+    "negative seed": ([*SMAX, "seed=-1"], ["seed must be a whole number from 0 on"]),
+    "choice": ([*SMAX, "runner=vectr"], ["did you mean vector"]),
+    "environment's number": ([*SMAX, "env_args.reward_scale=-1"], ["reward_scale", "positive"]),
+    "leading dollar": ([*SMAX, "$lr=1"], ["'$lr'"]),
+    "no with": (["--config=qmix", "--env-config=smax", "lr=1"], ["'with' is missing"]),
+    "no value": ([*SMAX, "lr"], ["'lr'", "key=value"]),
+    "unknown flag": (["--mongo", *SMAX, "lr=1"], ["--mongo"]),
+    "gymnasium id": ([*GYMMA, "env_args.key=lbforaging:Foraging-8x8-2p-3f-v99"], ["Foraging-8x8-2p-3f-v"]),
+    "gymnasium module": ([*GYMMA, "env_args.key=lbforagin:Foraging-8x8-2p-3f-v3"], ["lbforagin"]),
+    "no gymnasium id": ([*GYMMA, "env_args.time_limit=5"], ["env_args.key"]),
+    "no StarCraft II": (["--config=qmix", "--env-config=sc2"], ["StarCraft II", "SC2PATH", "smax"]),
+    "results folder": ([*SMAX, "local_results_path=/dev/null/x"], ["/dev/null/x", "local_results_path"]),
+    "unknown part": ([*SMAX, "learner=q_lerner"], ["'q_lerner'", "did you mean q_learner"]),
+}
+
+
+@pytest.fixture(scope="module")
+def limit() -> float:
+    """Three seconds on a quiet machine; more on a loaded one, as the imports take longer there."""
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import yaml, numpy, gymnasium"], check=True)
+    quiet = 0.4
+    return 3.0 * max(1.0, (time.monotonic() - start) / quiet)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_answered_with_one_sentence(command_line, limit, case):
+    words, expected = CASES[case]
+    start = time.monotonic()
+    done = command_line.run(words)
+    took = time.monotonic() - start
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in expected), done.stderr
+    assert took < limit
+    assert list(command_line.cwd.iterdir()) == []
+
+
+def test_nothing_is_written(command_line):
+    for assignment in ("batch_size=-1", "env_args.map_name=4mm", "learner=none"):
+        assert command_line.train("qmix", "smax", assignment).returncode == 2
+    assert not command_line.results.exists()
+
+
+def test_help_lists_algorithms_and_environments(command_line):
+    done = command_line.run(["--help"])
+    assert done.returncode == 0
+    assert "qmix" in done.stdout
+    assert "smax" in done.stdout

@@ -1,0 +1,127 @@
+"""Short runs of the real command line: complete records, equal metrics for equal seeds, clean ends."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+REPLAY = ["batch_size=4", "buffer_size=16", "steps_per_update=50"]
+ON_POLICY = ["steps_per_update=100"]
+TINY = [
+    "t_max=400", "test_interval=200", "test_nepisode=4", "log_interval=100", "runner_log_interval=100",
+    "learner_log_interval=100", "hidden_dim=16", "batch_size_run=2", "cpu_threads=1", "seed=5",
+]  # fmt: skip
+
+
+def _records(command_line, alg: str) -> list[Path]:
+    folder = command_line.results / "sacred" / alg / "3m"
+    return sorted(path for path in folder.iterdir() if path.name.isdigit())
+
+
+def _points(metrics: dict) -> dict:
+    return {name: (series["steps"], series["values"]) for name, series in metrics.items()}
+
+
+@pytest.mark.parametrize(
+    ("alg", "settings", "loss"), [("qmix", REPLAY, "loss"), ("mappo", ON_POLICY, "critic_loss")]
+)
+def test_a_run_leaves_a_complete_record_and_the_same_one_twice(command_line, load, alg, settings, loss):
+    for _ in range(2):
+        done = command_line.train(alg, "smax", *TINY, *settings)
+        assert done.returncode == 0, done.stderr
+    first, second = _records(command_line, alg)
+
+    *_, line = done.stdout.splitlines()
+    assert line.startswith(f"{alg} on 3m, seed 5: 4")
+    assert "test win rate last" in line
+    assert str(second) in line
+    assert "steps/s" in done.stderr
+
+    run, config, metrics = (load(first / name) for name in ("run.json", "config.json", "metrics.json"))
+    assert run["status"] == "COMPLETED"
+    assert (config["seed"], config["name"], config["env_args"]["map_name"]) == (5, alg, "3m")
+    assert load(first / "versions.json")["torch"].startswith("2.13.0")
+    names = {"return_mean", "ep_length_mean", "battle_won_mean", "episode", loss}
+    assert names | {f"test_{name}" for name in ("return_mean", "battle_won_mean")} <= set(metrics)
+
+    tests = metrics["test_battle_won_mean"]["steps"]
+    assert tests[0] == 0
+    assert tests[-1] == run["result"]["t_env"] >= 400
+    assert 200 <= tests[1] < 400
+    assert _points(metrics) == _points(load(second / "metrics.json"))
+
+
+def test_another_seed_gives_other_metrics_and_no_seed_draws_one(command_line, load):
+    assignments = [word for word in TINY if not word.startswith("seed")]
+    for _ in range(2):
+        assert command_line.train("qmix", "smax", *assignments, *REPLAY, "t_max=100").returncode == 0
+    one, two = _records(command_line, "qmix")
+    assert load(one / "config.json")["seed"] != load(two / "config.json")["seed"]
+    assert _points(load(one / "metrics.json")) != _points(load(two / "metrics.json"))
+
+
+def test_event_files_and_models_lie_in_the_run_directory(command_line):
+    extra = ["t_max=100", "use_tensorboard=True", "save_model=True"]
+    assert command_line.train("qmix", "smax", *TINY, *REPLAY, *extra).returncode == 0
+    (record,) = _records(command_line, "qmix")
+    assert list((record / "tensorboard").glob("events.out.tfevents.*"))
+    (models,) = (record / "models").iterdir()
+    assert list(models.iterdir())
+
+
+def test_a_loss_that_is_no_number_stops_the_run(command_line, load):
+    done = command_line.train("qmix", "smax", *TINY, *REPLAY, "lr=1e38", "grad_norm_clip=1e30", "t_max=4000")
+    (record,) = _records(command_line, "qmix")
+    assert done.returncode == 3, done.stderr
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("Training stopped: ")
+    assert "NaN or infinite at environment step" in line
+    assert str(record) in line
+    assert "Traceback" not in done.stderr
+    assert load(record / "run.json")["status"] == "FAILED"
+
+
+def _wait_for_line(process: subprocess.Popen, words: str) -> str:
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if words in line:
+            return seen
+    raise AssertionError(f"{words!r} was never printed:\n{seen}")
+
+
+def _group_is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("runner", ["vector", "parallel"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_cleanly(command_line, load, runner, number):
+    words = command_line.words("mappo", "smax", *TINY, *ON_POLICY, f"runner={runner}", "t_max=1000000")
+    process = command_line.start(words, start_new_session=True)
+    try:
+        seen = _wait_for_line(process, "steps/s")
+        if number == signal.SIGINT:  # what a terminal does
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, rest = process.communicate(timeout=60)
+        deadline = time.monotonic() + 5
+        while not _group_is_gone(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert _group_is_gone(process.pid), "a child is left"
+    finally:
+        if not _group_is_gone(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    (record,) = _records(command_line, "mappo")
+    assert process.returncode == 130, seen + rest
+    assert rest.splitlines()[-1] == f"Interrupted; the record so far is in {record}"
+    assert "Traceback" not in seen + rest
+    assert load(record / "run.json")["status"] == "INTERRUPTED"
