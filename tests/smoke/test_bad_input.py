@@ -11,8 +11,8 @@ from utils.config import available
 SMAX = ["--config=qmix", "--env-config=smax", "with"]
 GYMMA = ["--config=qmix", "--env-config=gymma", "with"]
 CASES = {
-    "algorithm": (["--config=qmxi", "--env-config=smax"], ["'qmxi'", "did you mean qmix", *available("algs")]),
-    "environment": (["--config=qmix", "--env-config=smx"], ["'smx'", "did you mean smax", *available("envs")]),
+    "algorithm": (["--config=qmxi", "--env-config=smax"], ["'qmxi'", "mean qmix?", *available("algs")]),
+    "environment": (["--config=qmix", "--env-config=smx"], ["'smx'", "mean smax?", *available("envs")]),
     "environment by key": ([*SMAX, "env=smx"], ["smx", "smax"]),
     "no algorithm": (["--env-config=smax"], ["--config", "qmix"]),
     "no environment": (["--config=qmix"], ["--env-config", "smax"]),
@@ -24,7 +24,7 @@ CASES = {
     "key without its group": ([*SMAX, "map_name=8m"], ["did you mean env_args.map_name"]),
     "mistyped number": ([*SMAX, "lr=fast"], ["lr must be a number above 0", "'fast'"]),
     "mistyped switch": ([*SMAX, "use_cuda=maybe"], ["use_cuda must be True or False"]),
-    "negative size": ([*SMAX, "batch_size_run=-8"], ["batch_size_run must be a whole number from 1 on, not -8"]),
+    "negative size": ([*SMAX, "batch_size_run=-8"], ["must be a whole number from 1 on, not -8"]),
     "zero size": ([*SMAX, "t_max=0"], ["t_max must be a whole number from 1 on"]),
     "broken number": ([*SMAX, "hidden_dim=1.5"], ["hidden_dim must be a whole number"]),
     "fraction": ([*SMAX, "gamma=1.01"], ["gamma must be a number from 0 to 1"]),
