@@ -91,7 +91,6 @@ class PPOLearner:
         Raises:
             TrainingDiverged: a loss or gradient became NaN or infinite.
         """
-        batch = batch[:, : batch.max_t_filled()]
         data = self._prepare(batch)
         stats = []
         for _ in range(self.config.epochs):

@@ -79,7 +79,6 @@ class QLearner:
         Raises:
             TrainingDiverged: the loss or its gradient became NaN or infinite.
         """
-        batch = batch[:, : batch.max_t_filled()]
         mask = step_mask(batch["filled"])
         agent_qs = sequence_outputs(self.mac, batch)
         taken = agent_qs[:, :-1].gather(3, batch["actions"][:, :-1]).squeeze(3)
@@ -124,8 +123,8 @@ class QLearner:
         interval_or_tau = self.config.target_update_interval_or_tau
         if interval_or_tau <= 1:
             targets = [*self.target_mac.parameters(), *self.target_mixer.parameters()]
-            with torch.no_grad():
-                torch._foreach_lerp_(targets, self.params, interval_or_tau)
+            for target, online in zip(targets, self.params, strict=True):
+                target.data.lerp_(online.data, interval_or_tau)
         elif self.training_steps % interval_or_tau < 1:
             self.target_mac.load_state(self.mac)
             self.target_mixer.load_state_dict(self.mixer.state_dict())

@@ -1,0 +1,186 @@
+"""The shared-network controller: stepping, unrolling, masking, restarting."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from components.episode_buffer import EpisodeBatch
+from components.transforms import OneHot
+from controllers.basic_controller import BasicMAC, sequence_outputs
+from modules.agents import REGISTRY as AGENTS
+from modules.agents import RNNAgent
+
+B, T, N_AGENTS, N_ACTIONS, OBS = 4, 6, 3, 5, 7
+
+
+def make_args(**overrides: Any) -> SimpleNamespace:
+    defaults = {
+        "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "agent": "rnn", "agent_output_type": "pi_logits",
+        "action_selector": "soft_policies", "obs_agent_id": True, "obs_last_action": True, "hidden_dim": 16,
+        "use_rnn": True, "test_greedy": True, "epsilon_start": 1.0, "epsilon_finish": 0.05,
+        "epsilon_anneal_time": 100, "evaluation_epsilon": 0.0,
+    }  # fmt: skip
+    return SimpleNamespace(**{**defaults, **overrides})
+
+
+def make_batch() -> EpisodeBatch:
+    """Random episodes; the last step is padding, where nothing is available."""
+    torch.manual_seed(0)
+    scheme = {
+        "obs": {"vshape": OBS, "group": "agents"},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+        "avail_actions": {"vshape": (N_ACTIONS,), "group": "agents", "dtype": torch.int},
+    }
+    preprocess = {"actions": ("actions_onehot", [OneHot(N_ACTIONS)])}
+    batch = EpisodeBatch(scheme, {"agents": N_AGENTS}, B, T, preprocess=preprocess)
+    avail = (torch.rand(B, T, N_AGENTS, N_ACTIONS) < 0.5).int()
+    avail[..., 2] = 1
+    avail[:, -1] = 0
+    actions = torch.randint(N_ACTIONS, (B, T, N_AGENTS, 1))
+    batch.update({"obs": torch.randn(B, T, N_AGENTS, OBS), "avail_actions": avail, "actions": actions})
+    return batch
+
+
+def make_mac(mac_class: type = BasicMAC, **overrides: Any) -> Any:
+    torch.manual_seed(1)
+    return mac_class(make_batch().scheme, {"agents": N_AGENTS}, make_args(**overrides))
+
+
+def stepped(mac: Any, batch: EpisodeBatch) -> torch.Tensor:
+    mac.init_hidden(batch.batch_size)
+    return torch.stack([mac.forward(batch, t) for t in range(batch.max_seq_length)], dim=1)
+
+
+class SteppingAgent(RNNAgent):
+    """Knows single steps only, as agents written for EPyMARL."""
+
+    unroll = property()  # hasattr finds nothing
+
+    def forward(self, inputs, hidden_state):
+        outputs, hiddens = RNNAgent.unroll(self, inputs.unsqueeze(1), hidden_state.reshape(len(inputs), -1))
+        return outputs.squeeze(1), hiddens.squeeze(1)
+
+
+@pytest.mark.parametrize("obs_last_action", [True, False])
+@pytest.mark.parametrize("use_rnn", [True, False])
+@pytest.mark.parametrize("agent_class", [RNNAgent, SteppingAgent])
+def test_unrolling_equals_stepping(monkeypatch, agent_class, use_rnn, obs_last_action):
+    monkeypatch.setitem(AGENTS, "rnn", agent_class)
+    mac = make_mac(use_rnn=use_rnn, obs_last_action=obs_last_action)
+    assert hasattr(mac.agent, "unroll") == (agent_class is RNNAgent)
+    batch = make_batch()
+    torch.testing.assert_close(mac.unroll(batch).softmax(-1), stepped(mac, batch))
+    q_mac = make_mac(agent_output_type="q", action_selector="epsilon_greedy")
+    torch.testing.assert_close(q_mac.unroll(batch), stepped(q_mac, batch))
+
+
+def test_unrolling_the_rest_from_a_hidden_state_equals_unrolling_all():
+    mac, batch = make_mac(obs_last_action=False), make_batch()
+    logits, hiddens = mac.unroll_with_hidden(batch)
+    torch.testing.assert_close(mac.unroll(batch[:, 3:], hiddens[:, 2]), logits[:, 3:])
+
+
+def test_unrolling_gives_the_gradients_of_stepping():
+    mac, batch = make_mac(), make_batch()
+    weights = torch.randn(B, T, N_AGENTS, N_ACTIONS)
+    gradients = [
+        torch.autograd.grad((outputs * weights).sum(), list(mac.parameters()))
+        for outputs in (mac.unroll(batch).softmax(-1), stepped(mac, batch))
+    ]
+    for unrolled, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(unrolled, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_resetting_some_episodes_restarts_those_and_no_others():
+    mac, batch = make_mac(obs_last_action=False), make_batch()
+    continued = stepped(mac, batch)[:, 3]
+    mac.init_hidden(B)
+    fresh = mac.forward(batch, 3)
+    mac.init_hidden(B)
+    for t in range(3):
+        mac.forward(batch, t)
+    restarted = torch.tensor([False, True, False, True])
+    mac.reset_hidden(restarted)
+    outputs = mac.forward(batch, 3)
+    torch.testing.assert_close(outputs[restarted], fresh[restarted])
+    torch.testing.assert_close(outputs[~restarted], continued[~restarted])
+
+
+@pytest.mark.parametrize("extreme", [1e30, -1e30])
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_unavailable_actions_are_never_sampled_at_extreme_logits(extreme, test_mode):
+    mac, batch = make_mac(), make_batch()[:, :1]
+    avail = batch["avail_actions"][:, 0]
+    logits = torch.where(avail > 0, extreme, -extreme)
+    mac.agent.forward = lambda inputs, hidden: (logits.flatten(0, 1), hidden)
+    mac.init_hidden(B)
+    for _ in range(200):
+        actions = mac.select_actions(batch, 0, 0, test_mode=test_mode)
+        assert (avail.gather(2, actions.unsqueeze(2)) == 1).all()
+
+
+def test_masked_logits_have_finite_entropy_and_gradients_even_in_padding():
+    mac, batch = make_mac(), make_batch()
+    log_pi = mac.unroll(batch).log_softmax(-1)
+    entropy = -(log_pi.exp() * log_pi).sum(-1)
+    assert torch.isfinite(entropy).all()
+    gradients = torch.autograd.grad(entropy.sum(), list(mac.parameters()))
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    blocked = (batch["avail_actions"] == 0)[:, :-1]
+    assert (log_pi.exp()[:, :-1][blocked] == 0).all()
+
+
+def test_only_the_episodes_asked_for_are_answered():
+    mac, batch = make_mac(agent_output_type="q", action_selector="epsilon_greedy"), make_batch()
+    mac.init_hidden(B)
+    everyone = mac.select_actions(batch, 0, 0, test_mode=True)
+    mac.init_hidden(B)
+    assert torch.equal(mac.select_actions(batch, 0, 0, bs=[2, 0], test_mode=True), everyone[[2, 0]])
+
+
+class DoublingMAC(BasicMAC):
+    """Derived in EPyMARL's way, by its own inputs."""
+
+    def _build_inputs(self, batch, t):
+        return 2 * super()._build_inputs(batch, t)
+
+
+class SharpMAC(BasicMAC):
+    """Derived in EPyMARL's way, by its own forward pass."""
+
+    def forward(self, ep_batch, t, test_mode=False):
+        return (super().forward(ep_batch, t).log() * 3).softmax(-1)
+
+
+@pytest.mark.parametrize("mac_class", [DoublingMAC, SharpMAC])
+def test_sequences_of_derived_controllers_follow_what_they_override(mac_class):
+    mac, batch = make_mac(mac_class), make_batch()[:, :-1]
+    torch.testing.assert_close(sequence_outputs(mac, batch).softmax(-1), stepped(mac, batch))
+    plain = make_mac()
+    plain.load_state(mac)
+    assert not torch.allclose(sequence_outputs(plain, batch).softmax(-1), stepped(mac, batch))
+
+
+def test_state_roundtrip_continues_the_running_episodes():
+    mac, other, batch = make_mac(), make_mac(hidden_dim=16), make_batch()
+    with torch.no_grad():
+        mac.init_hidden(B)
+        mac.forward(batch, 0)
+        other.load_state_dict(mac.state_dict())
+        assert torch.equal(mac.forward(batch, 1), other.forward(batch, 1))
+
+
+def test_saved_models_are_read_back(tmp_path):
+    mac, other = make_mac(), make_mac(hidden_dim=16)
+    with torch.no_grad():
+        mac.agent.fc1.weight.add_(1.0)
+    mac.save_models(str(tmp_path))
+    other.load_models(str(tmp_path))
+    assert torch.equal(mac.agent.fc1.weight, other.agent.fc1.weight)
+
+
+def test_an_unknown_output_type_is_refused():
+    with pytest.raises(ValueError, match="'logits' is neither q nor pi_logits"):
+        make_mac(agent_output_type="logits")
