@@ -109,7 +109,7 @@ def train(config: dict[str, Any], argv: list[str]) -> int:
 
 
 def _quiet(logger: logging.Logger) -> logging.Logger:
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # how a run ends is told by the functions of this file
     return logger
 
 

@@ -1,6 +1,7 @@
 """Metrics to Sacred and TensorBoard, messages to the console."""
 
 import logging
+import sys
 from collections import defaultdict, deque
 from typing import Any
 
@@ -68,11 +69,18 @@ class Logger:
             self.stats[key].extend((t, value) for t, value in series)
 
 
+class _Stderr(logging.Handler):
+    """Writes to what sys.stderr is at the moment: a live bar puts itself in its place, to stay below the lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def get_console_logger() -> logging.Logger:
     """Return the run's logger, which writes lines with a time to stderr."""
     logger = logging.getLogger("marl")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("[%(levelname)s %(asctime)s] %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -42,6 +42,7 @@ class Progress:
     def tested(self, what: str, value: float) -> None:
         """Take note of a test's result, such as ``("win rate", 0.5)``."""
         self._result = f" | test {what} {value:.3g}"
+        self._refresh()
 
     def update(self, t_env: int) -> None:
         """Take note of the steps taken so far."""
@@ -49,7 +50,11 @@ class Progress:
         self._marks.append((now, t_env))
         while len(self._marks) > 2 and now - self._marks[1][0] > WINDOW:
             self._marks.popleft()
+        self._refresh()
+
+    def _refresh(self) -> None:
         if self._bar is not None:
+            t_env = self._marks[-1][1]
             self._bar.update(self._task, completed=min(t_env, self.total), description=self.text())
 
     def log(self) -> None:
