@@ -1,6 +1,7 @@
 """Metrics to Sacred and TensorBoard, messages to the console."""
 
 import logging
+import shutil
 import sys
 from collections import defaultdict, deque
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 RECENT = 5  # values of a metric that the console's figure is the mean of
+CELL = 38  # characters of one figure on the console
 
 
 class Logger:
@@ -50,9 +52,10 @@ class Logger:
     def print_recent_stats(self) -> None:
         """Print all metrics, each as the mean of its last few values."""
         means = {key: sum(v for _, v in series) / len(series) for key, series in self.stats.items() if series}
-        cells = [f"{key}: {mean:.4g}".ljust(36) for key, mean in sorted(means.items())]
-        rows = ["  ".join(cells[i : i + 3]).rstrip() for i in range(0, len(cells), 3)]
-        self.console_logger.info("Recent stats\n" + "\n".join("  " + row for row in rows))
+        cells = [f"  {key}: {mean:.4g}".ljust(CELL) for key, mean in sorted(means.items())]
+        n = max(1, shutil.get_terminal_size(fallback=(3 * CELL, 24)).columns // CELL)
+        rows = ["".join(cells[i : i + n]).rstrip() for i in range(0, len(cells), n)]
+        self.console_logger.info("\n".join(["Recent stats", *rows]))
 
     def finish(self) -> None:
         """Flush and close what was opened."""
@@ -70,7 +73,7 @@ class Logger:
 
 
 class _Stderr(logging.Handler):
-    """Writes to what sys.stderr is at the moment: a live bar puts itself in its place, to stay below the lines."""
+    """Writes to what sys.stderr is at the moment: a live bar takes its place, to stay below the lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
