@@ -1,0 +1,74 @@
+"""Play inside a world model: the policy acts on what the model decodes, the prior moves the world on."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.pseudo_buffer import Imagined
+from controllers.basic_controller import BasicMAC
+from modules.world_models.world_model import LatentState, Prediction, WorldModel
+
+
+class StartStates(NamedTuple):
+    """Real moments to start imagining from."""
+
+    state: LatentState  # (N, n, ...) posterior
+    obs: Tensor  # (N, n, obs_size) real
+    avail_actions: Tensor  # (N, n, n_actions) bool, real
+    actor_hidden: Tensor  # (N, n, hidden) what the policy remembers of the real observations before
+
+
+@torch.no_grad()
+def imagine(model: WorldModel, mac: BasicMAC, start: StartStates, horizon: int) -> Imagined:
+    """Roll the controller's policy out for ``horizon`` steps from every start at once.
+
+    Step 0 acts on the real observation and mask; later steps on decoded observations, under availability
+    masks sampled from the model. The dead observe nothing, as in reality.
+    """
+    state, obs, avail, hidden = start
+    steps: list[tuple[Tensor, ...]] = []
+    features = [state.features]
+    for _ in range(horizon):
+        logits, hiddens = mac.run_agent(mac.agent_inputs(obs.unsqueeze(1)), hidden)
+        hidden = hiddens[:, 0]
+        log_policy = masked_log_softmax(logits[:, 0], avail)
+        actions = sample_categorical(log_policy.exp())
+        log_probs = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        state = model.imagine(state, actions)
+        predicted = model.predict(state.features)
+        reward, continues = model.team_reward(predicted), model.team_continue(predicted)
+        steps.append((obs, avail, actions, log_probs, reward, continues))
+        features.append(state.features)
+        obs, avail = decode(predicted)
+    before, outcome = (
+        [torch.stack(part, dim=1) for part in zip(*steps, strict=True)],
+        torch.stack(features, dim=1),
+    )
+    return Imagined(*before[:4], start.actor_hidden, outcome, *before[4:])
+
+
+def decode(predicted: Prediction) -> tuple[Tensor, Tensor]:
+    """Sample what the agents see next.
+
+    Returns:
+        Observations (N, n, obs_size), zero for the dead, and availability (N, n, n_actions) bool with at
+        least one action each.
+    """
+    living = torch.rand_like(predicted.alive_logits) < predicted.alive_logits.sigmoid()
+    avail = torch.rand_like(predicted.avail_logits) < predicted.avail_logits.sigmoid()
+    likeliest = predicted.avail_logits.argmax(dim=-1, keepdim=True)
+    avail = avail.scatter(-1, likeliest, True)
+    return predicted.obs * living.unsqueeze(-1), avail
+
+
+def masked_log_softmax(logits: Tensor, avail_actions: Tensor) -> Tensor:
+    """Log-probabilities (..., n_actions) in which an unavailable action has exactly no chance."""
+    return torch.log_softmax(BasicMAC.masked(logits, avail_actions), dim=-1)
+
+
+def sample_categorical(probs: Tensor) -> Tensor:
+    """(..., k) probabilities -> (...) int64 draws; an outcome of probability zero is never drawn."""
+    cumulative = probs.cumsum(dim=-1)
+    threshold = torch.rand((*probs.shape[:-1], 1), device=probs.device) * cumulative[..., -1:]
+    return (cumulative <= threshold).sum(dim=-1).clamp_max(probs.shape[-1] - 1)

@@ -1,0 +1,178 @@
+"""GAWM: a global-aware world model learnt from real play, and a policy learnt inside it (arXiv 2501.10116)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.episode_buffer import EpisodeBatch
+from components.imagination import StartStates, imagine
+from components.pseudo_buffer import PseudoBuffer
+from components.trajectory_buffer import Trajectories, TrajectoryBuffer
+from controllers.basic_controller import BasicMAC
+from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig
+from modules.world_models.losses import WorldModelLossConfig, world_model_loss
+from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
+from utils.clocks import Every, Ratio
+from utils.guards import check_all_finite
+from utils.seeding import spawn
+from utils.typed_args import read
+
+
+@dataclass(frozen=True)
+class GAWMConfig:
+    """What the learner itself decides: how much real play is kept, and how often what is updated."""
+
+    n_agents: int
+    n_actions: int
+    obs_shape: int  # length of one agent's observation
+    seed: int
+    device: str
+    learner_log_interval: int  # environment steps between logged statistics
+    replay_capacity: int  # records of real play kept (B_r)
+    reward_trend_sigma: float  # Gaussian over time, in steps; 0 learns the raw reward
+    reward_trend_border: str  # border rule of the smoothing
+    pseudo_rounds: int  # imagination rounds kept (B_p)
+    start_training_steps: int  # environment steps before the first update
+    wm_steps_per_update: float  # environment steps per world-model update
+    wm_batch_size: int  # windows per world-model update
+    wm_sequence_length: int  # records per window
+    wm_lr: float  # Adam step size
+    wm_grad_norm_clip: float
+    policy_steps_per_round: float  # environment steps per imagination round and PPO phase
+    imagination_episodes: int  # real episodes whose moments imagination may start from
+    imagination_starts: int  # rollouts per round
+    imagination_horizon: int  # steps per rollout
+
+
+class GAWMLearner:
+    """Owns the world model, both buffers and the behaviour; EPyMARL's learner interface.
+
+    ``train`` is given fresh episodes. It stores them in B_r and then makes the updates that have become due
+    by environment steps: first the world model's, then rounds of imagination into B_p, each followed by PPO.
+    """
+
+    def __init__(self, mac: BasicMAC, scheme: dict[str, Any], logger: Any, args: Any) -> None:
+        self.config = config = read(GAWMConfig, args)
+        self.loss_config = read(WorldModelLossConfig, args)
+        self.mac, self.logger = mac, logger
+        self.world_model = WorldModel(
+            config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args)
+        )
+        self.wm_optimiser = torch.optim.Adam(self.world_model.parameters(), lr=config.wm_lr, eps=1e-5)
+        self.behaviour = ImaginedPPO(mac, self.world_model.feature_size, read(ImaginedPPOConfig, args))
+        self.trajectories = TrajectoryBuffer(
+            config.replay_capacity,
+            config.n_agents,
+            config.obs_shape,
+            config.n_actions,
+            config.reward_trend_sigma,
+            config.reward_trend_border,
+            spawn(config.seed, "learner", 1)[0],
+            config.device,
+        )
+        self.pseudo = PseudoBuffer(config.pseudo_rounds)
+        self.wm_clock = Ratio(config.wm_steps_per_update)
+        self.policy_clock = Ratio(config.policy_steps_per_round)
+        self.log_clock = Every(config.learner_log_interval)
+
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
+        """Store fresh episodes and make all updates that are due at ``t_env``."""
+        self.trajectories.insert_episode_batch(batch)
+        enough = len(self.trajectories) >= self.config.wm_sequence_length
+        if t_env < self.config.start_training_steps or not enough:
+            return
+        statistics: dict[str, Tensor] = {}
+        for _ in range(self.wm_clock.due(t_env)):
+            statistics |= self._train_world_model(t_env)
+        for _ in range(self.policy_clock.due(t_env)):
+            statistics |= self._train_policy(t_env)
+        if statistics and self.log_clock.due(t_env):
+            self._log(statistics, t_env)
+
+    def _train_world_model(self, t_env: int) -> dict[str, Tensor]:
+        data = self.trajectories.sample_windows(self.config.wm_batch_size, self.config.wm_sequence_length)
+        loss, terms = world_model_loss(self.world_model, data, self.loss_config)
+        check_all_finite(terms, t_env)
+        self.wm_optimiser.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.world_model.parameters(), self.config.wm_grad_norm_clip)
+        self.wm_optimiser.step()
+        return {**{key: term.detach() for key, term in terms.items()}, "wm_grad_norm": norm}
+
+    def _train_policy(self, t_env: int) -> dict[str, Tensor]:
+        start = self._start_states()
+        self.pseudo.insert(imagine(self.world_model, self.mac, start, self.config.imagination_horizon))
+        statistics = self.behaviour.update(self.pseudo.all(), t_env)
+        check_all_finite(statistics, t_env)
+        return statistics
+
+    @torch.no_grad()
+    def _start_states(self) -> StartStates:
+        """Draw moments of real episodes, with the model's posterior and the policy's memory at each.
+
+        Both are run from the episode's first step, so neither starts from a truncated history. The final
+        observation of an episode is no start: nothing is done after it.
+        """
+        data, mask = self.trajectories.sample_episodes(self.config.imagination_episodes)
+        state, _ = self.world_model.observe(data.obs, data.actions, data.is_first)
+        moments = (mask & ~data.is_last).nonzero()
+        chosen = torch.randint(len(moments), (self.config.imagination_starts,)).to(moments.device)
+        at = tuple(moments[chosen].T)
+        return StartStates(
+            LatentState(state.h[at], state.z[at]),
+            data.obs[at],
+            data.avail_actions[at],
+            self._actor_memory(data)[at],
+        )
+
+    def _actor_memory(self, data: Trajectories) -> Tensor:
+        """The policy's recurrent state before each observation, (B, T, n, hidden)."""
+        _, hiddens = self.mac.run_agent(self.mac.agent_inputs(data.obs))
+        return torch.cat([torch.zeros_like(hiddens[:, :1]), hiddens[:, :-1]], dim=1)
+
+    def _log(self, statistics: dict[str, Tensor], t_env: int) -> None:
+        for key, value in statistics.items():
+            self.logger.log_stat(key, value, t_env)
+        self.logger.log_stat("wm_updates", self.wm_clock.updates, t_env)
+        self.logger.log_stat("policy_rounds", self.policy_clock.updates, t_env)
+
+    def cuda(self) -> None:
+        """Move every network to the GPU."""
+        self.mac.cuda()
+        self.world_model.cuda()
+        self.behaviour.critic.cuda()
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "world_model": self.world_model,
+            "wm_optimiser": self.wm_optimiser,
+            "trajectories": self.trajectories,
+            "pseudo": self.pseudo,
+            "wm_clock": self.wm_clock,
+            "policy_clock": self.policy_clock,
+            "log_clock": self.log_clock,
+            **self.behaviour.networks(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the learner's future depends on, but for torch's global generator."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where ``state_dict`` was taken."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def save_models(self, path: str) -> None:
+        """Write the networks; the policy's own file is all that acting needs."""
+        self.mac.save_models(path)
+        torch.save(self.world_model.state_dict(), f"{path}/world_model.th")
+        torch.save(self.behaviour.critic.state_dict(), f"{path}/critic.th")
+
+    def load_models(self, path: str) -> None:
+        """Read what ``save_models`` wrote."""
+        self.mac.load_models(path)
+        self.world_model.load_state_dict(torch.load(f"{path}/world_model.th", map_location="cpu"))
+        self.behaviour.critic.load_state_dict(torch.load(f"{path}/critic.th", map_location="cpu"))

@@ -1,0 +1,156 @@
+"""Behaviour learning in imagination: PPO for the decentralised policy, a centralised critic on model features."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.epsilon_schedules import DecayThenFlatSchedule
+from components.imagination import masked_log_softmax
+from components.pseudo_buffer import Imagined
+from controllers.basic_controller import BasicMAC
+from modules.critics.latent_critic import LatentCritic
+
+
+@dataclass(frozen=True)
+class ImaginedPPOConfig:
+    """Hyper-parameters of the behaviour, from ``config/algs/gawm*.yaml``."""
+
+    gamma: float  # discount per step
+    gae_lambda: float  # trace decay of the lambda-returns
+    epochs: int  # passes over the pseudo buffer per imagination round
+    minibatches: int  # gradient steps per pass
+    eps_clip: float  # PPO's clipping of the probability ratio
+    entropy_coef: float  # weight of the entropy bonus at the start
+    entropy_coef_final: float  # and after policy_anneal_time
+    lr: float  # Adam step size of the policy at the start
+    lr_final: float  # and after policy_anneal_time
+    policy_anneal_time: int  # environment steps over which both fall linearly
+    critic_lr: float  # Adam step size of the critic
+    grad_norm_clip: float  # of policy and critic each
+    critic_width: int  # hidden units of the critic
+
+
+def lambda_returns(reward: Tensor, continues: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
+    """R_k = r_k + gamma c_k [(1 - lambda) V_{k+1} + lambda R_{k+1}], with R_H = V_H.
+
+    Args:
+        reward, continues: (N, H) of arriving at step k + 1.
+        values: (N, H + 1) of the states 0..H.
+
+    Returns:
+        (N, H).
+    """
+    discount = gamma * continues
+    blended = reward + discount * (1 - lam) * values[:, 1:]
+    returns = torch.empty_like(reward)
+    following = values[:, -1]
+    for k in reversed(range(reward.shape[1])):
+        following = blended[:, k] + discount[:, k] * lam * following
+        returns[:, k] = following
+    return returns
+
+
+class ImaginedPPO:
+    """Trains a controller's policy and its critic on imagined trajectories.
+
+    Args:
+        mac: the controller that acts; only its agent network is trained.
+        feature_size: length of one agent's world-model features, the critic's input.
+        config: hyper-parameters.
+    """
+
+    def __init__(self, mac: BasicMAC, feature_size: int, config: ImaginedPPOConfig) -> None:
+        self.mac = mac
+        self.config = config
+        self.critic = LatentCritic(feature_size, config.critic_width)
+        self.actor_optimiser = torch.optim.Adam(mac.parameters(), lr=config.lr, eps=1e-5)
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, eps=1e-5)
+        anneal = config.policy_anneal_time
+        self.lr_schedule = DecayThenFlatSchedule(config.lr, config.lr_final, anneal, decay="linear")
+        self.entropy_schedule = DecayThenFlatSchedule(
+            config.entropy_coef, config.entropy_coef_final, anneal, decay="linear"
+        )
+
+    def update(self, data: Imagined, t_env: int) -> dict[str, Tensor]:
+        """One PPO phase over all of ``data``; returns the mean of each statistic over its gradient steps."""
+        entropy_coef = self.entropy_schedule.eval(t_env)
+        for group in self.actor_optimiser.param_groups:
+            group["lr"] = self.lr_schedule.eval(t_env)
+        returns, advantages, weight = self._targets(data)
+        size = len(data.actions)
+        statistics: list[dict[str, Tensor]] = []
+        for _ in range(self.config.epochs):
+            for index in torch.randperm(size).to(returns.device).chunk(self.config.minibatches):
+                chosen = data.select(index)
+                statistics.append(
+                    {
+                        **self._critic_step(chosen.features[:, :-1], returns[index], weight[index]),
+                        **self._actor_step(chosen, advantages[index], weight[index], entropy_coef),
+                    }
+                )
+        mean = {key: torch.stack([s[key] for s in statistics]).mean() for key in statistics[0]}
+        return {**mean, "imagined_return": returns[:, 0].mean()}
+
+    @torch.no_grad()
+    def _targets(self, data: Imagined) -> tuple[Tensor, Tensor, Tensor]:
+        """Lambda-returns (N, H), advantages of mean 0 and deviation 1, and how likely each step is reached."""
+        values = self.critic.value(data.features)
+        returns = lambda_returns(
+            data.reward, data.continues, values, self.config.gamma, self.config.gae_lambda
+        )
+        reached = torch.cat([torch.ones_like(data.continues[:, :1]), data.continues[:, :-1]], dim=1).cumprod(
+            1
+        )
+        advantages = returns - values[:, :-1]
+        mean = (advantages * reached).sum() / reached.sum()
+        variance = ((advantages - mean).square() * reached).sum() / reached.sum()
+        return returns, (advantages - mean) / (variance.sqrt() + 1e-8), reached
+
+    def _critic_step(self, features: Tensor, returns: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        loss = (self.critic.loss(features, returns) * weight).sum() / weight.sum()
+        self.critic_optimiser.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.config.grad_norm_clip)
+        self.critic_optimiser.step()
+        return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+
+    def _actor_step(
+        self, data: Imagined, advantages: Tensor, weight: Tensor, entropy_coef: float
+    ) -> dict[str, Tensor]:
+        logits, _ = self.mac.run_agent(self.mac.agent_inputs(data.obs), data.actor_hidden)
+        log_policy = masked_log_softmax(logits, data.avail_actions)
+        log_probs = log_policy.gather(-1, data.actions.unsqueeze(-1)).squeeze(-1)
+        entropy = -(log_policy.exp() * log_policy.masked_fill(~data.avail_actions, 0.0)).sum(dim=-1)
+        # Where only one action can be taken there is nothing to learn, and nothing to explore.
+        weight = weight.unsqueeze(-1) * (data.avail_actions.sum(dim=-1) > 1)
+        total = weight.sum().clamp_min(1e-8)
+
+        log_ratio = log_probs - data.log_probs
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - self.config.eps_clip, 1 + self.config.eps_clip)
+        advantages = advantages.unsqueeze(-1)
+        pg_loss = -(torch.minimum(ratio * advantages, clipped * advantages) * weight).sum() / total
+        mean_entropy = (entropy * weight).sum() / total
+        self.actor_optimiser.zero_grad()
+        (pg_loss - entropy_coef * mean_entropy).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.config.grad_norm_clip)
+        self.actor_optimiser.step()
+        with torch.no_grad():
+            drift = ((ratio - 1 - log_ratio) * weight).sum() / total
+        return {
+            "pg_loss": pg_loss.detach(),
+            "entropy": mean_entropy.detach(),
+            "policy_drift": drift,
+            "agent_grad_norm": norm,
+        }
+
+    def networks(self) -> dict[str, Any]:
+        """What training changes, by name, for saving."""
+        return {
+            "agent": self.mac.agent,
+            "critic": self.critic,
+            "actor_optimiser": self.actor_optimiser,
+            "critic_optimiser": self.critic_optimiser,
+        }

@@ -1,0 +1,54 @@
+"""Stochastic latents: groups of categorical variables with straight-through gradients (Hafner et al., 2021)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class CategoricalLatents(NamedTuple):
+    """``groups`` independent categorical variables of ``classes`` values each, per agent.
+
+    ``uniform_mix`` mixes that much of a uniform distribution into every probability, which bounds the KL.
+    """
+
+    groups: int
+    classes: int
+    uniform_mix: float
+
+    @property
+    def size(self) -> int:
+        """Length of a flat one-hot sample, and of the logits that parameterise it."""
+        return self.groups * self.classes
+
+    def probs(self, logits: Tensor) -> Tensor:
+        """(..., size) logits -> (..., groups, classes) probabilities."""
+        probs = F.softmax(logits.unflatten(-1, (self.groups, self.classes)), dim=-1)
+        if self.uniform_mix == 0:
+            return probs
+        return (1 - self.uniform_mix) * probs + self.uniform_mix / self.classes
+
+    def sample(self, probs: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw by inverting the cumulative distribution; gradients pass straight through to ``probs``.
+
+        Args:
+            probs: (..., groups, classes).
+            uniforms: (..., groups) numbers in [0, 1).
+
+        Returns:
+            (..., size) flat one-hot samples.
+        """
+        with torch.no_grad():
+            # Rounding can leave the last cumulative sum below the uniform number: clamp to the last class.
+            index = (probs.cumsum(dim=-1) <= uniforms.unsqueeze(-1)).sum(dim=-1)
+            one_hot = F.one_hot(index.clamp_max(self.classes - 1), self.classes).to(probs.dtype)
+        if probs.requires_grad:
+            one_hot = one_hot + probs - probs.detach()
+        return one_hot.flatten(-2)
+
+    def kl(self, posterior: Tensor, prior: Tensor) -> Tensor:
+        """KL(posterior || prior) in nats, summed over the groups: two (..., groups, classes) -> (...)."""
+        tiny = torch.finfo(posterior.dtype).tiny
+        log_ratio = posterior.clamp_min(tiny).log() - prior.clamp_min(tiny).log()
+        return (posterior * log_ratio).sum(dim=(-2, -1))

@@ -1,0 +1,76 @@
+"""Building blocks of the world models: multi-layer perceptrons and fusion over agents."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def mlp(input_size: int, width: int, output_size: int, layers: int) -> nn.Sequential:
+    """``layers`` hidden layers of Linear, LayerNorm and SiLU, then a linear output."""
+    parts: list[nn.Module] = []
+    for _ in range(layers):
+        parts += [nn.Linear(input_size, width), nn.LayerNorm(width), nn.SiLU()]
+        input_size = width
+    return nn.Sequential(*parts, nn.Linear(input_size, output_size))
+
+
+class FusionLayer(nn.Module):
+    """One pre-norm Transformer layer whose sequence is the handful of agents of one time step."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"a width of {width} cannot be split over {heads} attention heads.")
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, n_agents, width) -> (N, n_agents, width)."""
+        x = x + self._attend(self.attention_norm(x))
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        n, agents, width = x.shape
+        query, key, value = (
+            self.query_key_value(x).view(n, agents, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.attention_out(attended.transpose(1, 2).reshape(n, agents, width))
+
+
+class AgentFusion(nn.Module):
+    """A Transformer over agents: every agent's output depends on every agent's input.
+
+    A learned embedding per agent tells the agents apart, since attention itself cannot.
+    """
+
+    def __init__(self, input_size: int, width: int, n_agents: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(input_size, width)
+        self.agent_embedding = nn.Parameter(torch.zeros(n_agents, width))
+        self.layers = nn.Sequential(*(FusionLayer(width, heads) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, n_agents, input_size) -> (N, n_agents, width)."""
+        return self.norm(self.layers(self.project(x) + self.agent_embedding))
+
+
+class AgentMLP(nn.Module):
+    """The ablation of ``AgentFusion``: the same width and depth, each agent on its own."""
+
+    def __init__(self, input_size: int, width: int, n_agents: int, layers: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(input_size, width)
+        self.agent_embedding = nn.Parameter(torch.zeros(n_agents, width))
+        self.layers = mlp(width, width, width, layers)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, n_agents, input_size) -> (N, n_agents, width)."""
+        x = self.project(x) + self.agent_embedding
+        return self.norm(x + self.layers(x))

@@ -1,0 +1,66 @@
+"""What a world model is trained on: balanced KL, reconstruction, availability, reward and continuation."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from components.trajectory_buffer import Trajectories
+from modules.world_models.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class WorldModelLossConfig:
+    """Weights of the loss terms."""
+
+    wm_kl_prior: float  # weight of pulling the prior towards the posterior
+    wm_kl_posterior: float  # weight of pulling the posterior towards the prior
+    wm_obs_scale: float  # weight of the observation error, summed over the observation's entries
+    wm_reward_scale: float  # weight of the reward's cross-entropy
+
+
+def alive(obs: Tensor) -> Tensor:
+    """(..., obs_size) -> (...) bool: a dead agent observes nothing but zeros."""
+    return (obs != 0).any(dim=-1)
+
+
+def world_model_loss(
+    model: WorldModel, data: Trajectories, config: WorldModelLossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of a (B, T) batch of windows.
+
+    Returns:
+        The scalar to minimise and its terms, unweighted, each a mean over steps and agents.
+    """
+    state, posterior = model.observe(data.obs, data.actions, data.is_first)
+    prior = model.prior(state.h)
+    predicted = model.predict(state.features)
+    n_agents = data.obs.shape[2]
+
+    kl_prior = model.latents.kl(posterior.detach(), prior)
+    kl_posterior = model.latents.kl(posterior, prior.detach())
+    living = alive(data.obs)
+    obs_error = F.smooth_l1_loss(predicted.obs, data.obs, reduction="none").sum(dim=-1)
+    team_reward = data.trend.unsqueeze(-1).expand(-1, -1, n_agents)
+    continues = data.continues.unsqueeze(-1).expand(-1, -1, n_agents)
+    terms = {
+        "wm_kl": kl_prior.detach().mean(),
+        "wm_obs_loss": (obs_error * living).sum() / living.sum().clamp_min(1),
+        "wm_avail_loss": F.binary_cross_entropy_with_logits(
+            predicted.avail_logits, data.avail_actions.float(), reduction="none"
+        )
+        .sum(dim=-1)
+        .mean()
+        + F.binary_cross_entropy_with_logits(predicted.alive_logits, living.float()),
+        "wm_reward_loss": model.two_hot.loss(predicted.reward_logits, team_reward).mean(),
+        "wm_continue_loss": F.binary_cross_entropy_with_logits(predicted.continue_logits, continues),
+    }
+    loss = (
+        config.wm_kl_prior * kl_prior.mean()
+        + config.wm_kl_posterior * kl_posterior.mean()
+        + config.wm_obs_scale * terms["wm_obs_loss"]
+        + terms["wm_avail_loss"]
+        + config.wm_reward_scale * terms["wm_reward_loss"]
+        + terms["wm_continue_loss"]
+    )
+    return loss, {**terms, "wm_loss": loss}

@@ -1,0 +1,166 @@
+"""The global-aware world model (GAWM, arXiv 2501.10116): a recurrent state-space model per agent, joined by
+two Transformers over agents.
+
+    embed        x_t^i = MLP(o_t^i)
+    obs-fusion   g_t^{1:n} = Transformer_obs over agents of [x_t^i, h_t^i]
+    posterior    z_t^i ~ Categorical(MLP(g_t^i))
+    act-fusion   e_t^{1:n} = Transformer_act over agents of [z_t^i, a_t^i]
+    recurrence   h_{t+1}^i = GRU(e_t^i, h_t^i)
+    prior        z_t^i ~ Categorical(MLP(h_t^i))
+
+The scan over time holds only fusion, posterior and GRU; embeddings, priors and heads are computed for all
+time steps at once.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modules.world_models.latents import CategoricalLatents
+from modules.world_models.layers import AgentFusion, AgentMLP, mlp
+from modules.world_models.symlog import TwoHot
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Sizes of a world model; the values come from ``config/algs/gawm*.yaml``."""
+
+    wm_width: int  # hidden units of every layer, and of the deterministic state h
+    wm_latent_groups: int  # categorical variables per agent
+    wm_latent_classes: int  # values of each
+    wm_uniform_mix: float  # share of a uniform distribution mixed into every latent
+    wm_fusion_layers: int  # Transformer layers of each fusion
+    wm_fusion_heads: int  # attention heads
+    wm_head_layers: int  # hidden layers of the embedding and of every head
+    wm_obs_fusion: bool  # false: the posterior sees the agent's own observation only (GAWM*)
+
+
+class LatentState(NamedTuple):
+    """What one agent's model knows at one time step; leading dimensions as the caller has them."""
+
+    h: Tensor  # (..., n_agents, width) deterministic
+    z: Tensor  # (..., n_agents, latent size) flat one-hot
+
+    @property
+    def features(self) -> Tensor:
+        """(..., n_agents, width + latent size)."""
+        return torch.cat([self.h, self.z], dim=-1)
+
+
+class Prediction(NamedTuple):
+    """What every agent's heads say of one time step."""
+
+    obs: Tensor  # (..., n_agents, obs_size)
+    avail_logits: Tensor  # (..., n_agents, n_actions) log-odds that an action may be taken
+    alive_logits: Tensor  # (..., n_agents) log-odds that the agent is alive
+    reward_logits: Tensor  # (..., n_agents, bins) the team reward of arriving here
+    continue_logits: Tensor  # (..., n_agents) log-odds that the task goes on
+
+
+class WorldModel(nn.Module):
+    """See the module's docstring.
+
+    Args:
+        n_agents, obs_size, n_actions: shapes of the environment.
+        config: sizes.
+    """
+
+    def __init__(self, n_agents: int, obs_size: int, n_actions: int, config: WorldModelConfig) -> None:
+        super().__init__()
+        width, layers = config.wm_width, config.wm_head_layers
+        self.n_agents, self.n_actions, self.width = n_agents, n_actions, width
+        self.latents = CategoricalLatents(
+            config.wm_latent_groups, config.wm_latent_classes, config.wm_uniform_mix
+        )
+        self.two_hot = TwoHot()
+        self.feature_size = width + self.latents.size
+
+        self.embed = mlp(obs_size, width, width, layers)
+        fusion = (config.wm_fusion_layers, config.wm_fusion_heads)
+        self.obs_fusion: nn.Module = (
+            AgentFusion(2 * width, width, n_agents, *fusion)
+            if config.wm_obs_fusion
+            else AgentMLP(2 * width, width, n_agents, config.wm_fusion_layers)
+        )
+        self.posterior_head = mlp(width, width, self.latents.size, 1)
+        self.act_fusion = AgentFusion(self.latents.size + n_actions, width, n_agents, *fusion)
+        self.cell = nn.GRUCell(width, width)
+        self.prior_head = mlp(width, width, self.latents.size, 1)
+
+        self.obs_head = mlp(self.feature_size, width, obs_size, layers)
+        self.avail_head = mlp(self.feature_size, width, n_actions + 1, layers)  # one more for being alive
+        self.reward_head = mlp(self.feature_size, width, len(self.two_hot.bins), layers)
+        self.continue_head = mlp(self.feature_size, width, 1, layers)
+        nn.init.zeros_(self.reward_head[-1].weight)  # type: ignore[arg-type]  # start by predicting no reward
+        nn.init.zeros_(self.reward_head[-1].bias)  # type: ignore[arg-type]
+
+    def observe(self, obs: Tensor, actions: Tensor, is_first: Tensor) -> tuple[LatentState, Tensor]:
+        """Run the posterior over real trajectories.
+
+        Args:
+            obs: (B, T, n, obs_size).
+            actions: (B, T, n) int64, the action taken after each observation.
+            is_first: (B, T) bool, where an episode begins; the first step of a window always begins anew.
+
+        Returns:
+            The latent states (B, T, n, ...) and the posterior probabilities (B, T, n, groups, classes).
+        """
+        batch, time = is_first.shape
+        embedded = self.embed(obs)
+        one_hot = F.one_hot(actions, self.n_actions).to(obs.dtype)
+        goes_on = (~is_first).to(obs.dtype)[:, :, None, None]
+        uniforms = torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device)
+        h = obs.new_zeros(batch, self.n_agents, self.width)
+        hs, zs, posteriors = [], [], []
+        for t in range(time):
+            h = h * goes_on[:, t]
+            fused = self.obs_fusion(torch.cat([embedded[:, t], h], dim=-1))
+            posterior = self.latents.probs(self.posterior_head(fused))
+            z = self.latents.sample(posterior, uniforms[t])
+            hs.append(h)
+            zs.append(z)
+            posteriors.append(posterior)
+            if t + 1 < time:
+                h = self._recur(h, z, one_hot[:, t])
+        return LatentState(torch.stack(hs, 1), torch.stack(zs, 1)), torch.stack(posteriors, 1)
+
+    def prior(self, h: Tensor) -> Tensor:
+        """(..., n, width) deterministic states -> (..., n, groups, classes) prior probabilities."""
+        return self.latents.probs(self.prior_head(h))
+
+    def imagine(self, state: LatentState, actions: Tensor) -> LatentState:
+        """One step ahead under joint actions, the latent drawn from the prior.
+
+        Args:
+            state: latent states (N, n, ...).
+            actions: (N, n) int64.
+        """
+        h = self._recur(state.h, state.z, F.one_hot(actions, self.n_actions).to(state.h.dtype))
+        uniforms = torch.rand((*h.shape[:-1], self.latents.groups), device=h.device)
+        return LatentState(h, self.latents.sample(self.prior(h), uniforms))
+
+    def predict(self, features: Tensor) -> Prediction:
+        """Run every head on (..., n, feature_size)."""
+        avail = self.avail_head(features)
+        return Prediction(
+            obs=self.obs_head(features),
+            avail_logits=avail[..., :-1],
+            alive_logits=avail[..., -1],
+            reward_logits=self.reward_head(features),
+            continue_logits=self.continue_head(features).squeeze(-1),
+        )
+
+    def team_reward(self, prediction: Prediction) -> Tensor:
+        """(...) expected team reward, the mean over what the agents predict."""
+        return self.two_hot.mean(prediction.reward_logits).mean(dim=-1)
+
+    def team_continue(self, prediction: Prediction) -> Tensor:
+        """(...) probability that the task goes on, the mean over what the agents predict."""
+        return torch.sigmoid(prediction.continue_logits).mean(dim=-1)
+
+    def _recur(self, h: Tensor, z: Tensor, action_one_hot: Tensor) -> Tensor:
+        fused = self.act_fusion(torch.cat([z, action_one_hot], dim=-1))
+        return self.cell(fused.flatten(0, 1), h.flatten(0, 1)).view_as(h)

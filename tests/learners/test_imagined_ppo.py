@@ -1,0 +1,255 @@
+"""Behaviour learning: returns against a slow reference, and a policy that never touches the latent."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from components.imagination import (
+    StartStates,
+    decode,
+    imagine,
+    masked_log_softmax,
+    sample_categorical,
+)
+from components.pseudo_buffer import Imagined, PseudoBuffer
+from controllers.basic_controller import BasicMAC
+from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, lambda_returns
+from modules.world_models.world_model import LatentState, Prediction, WorldModel, WorldModelConfig
+
+N, N_AGENTS, OBS, ACTIONS, HORIZON = 7, 3, 5, 4, 6
+
+
+def make_mac() -> BasicMAC:
+    args = SimpleNamespace(
+        n_agents=N_AGENTS,
+        n_actions=ACTIONS,
+        agent="rnn",
+        agent_output_type="pi_logits",
+        action_selector="soft_policies",
+        test_greedy=True,
+        obs_agent_id=True,
+        obs_last_action=False,
+        hidden_dim=8,
+        use_rnn=True,
+    )
+    return BasicMAC({"obs": {"vshape": OBS}}, {"agents": N_AGENTS}, args)
+
+
+def make_model() -> WorldModel:
+    return WorldModel(N_AGENTS, OBS, ACTIONS, WorldModelConfig(16, 4, 5, 0.01, 1, 2, 1, True))
+
+
+def make_ppo(mac: BasicMAC, feature_size: int, **changes: Any) -> ImaginedPPO:
+    values: dict[str, Any] = {
+        "gamma": 0.95,
+        "gae_lambda": 0.9,
+        "epochs": 2,
+        "minibatches": 2,
+        "eps_clip": 0.2,
+        "entropy_coef": 0.01,
+        "entropy_coef_final": 0.0,
+        "lr": 1e-3,
+        "lr_final": 1e-4,
+        "policy_anneal_time": 1000,
+        "critic_lr": 1e-3,
+        "grad_norm_clip": 10.0,
+        "critic_width": 16,
+    }
+    return ImaginedPPO(mac, feature_size, ImaginedPPOConfig(**{**values, **changes}))
+
+
+def make_start(model: WorldModel) -> StartStates:
+    avail = torch.rand(N, N_AGENTS, ACTIONS) < 0.6
+    avail[..., 0] = True
+    z = torch.nn.functional.one_hot(torch.randint(5, (N, N_AGENTS, 4)), 5).flatten(-2).float()
+    return StartStates(
+        LatentState(torch.randn(N, N_AGENTS, model.width), z),
+        torch.randn(N, N_AGENTS, OBS),
+        avail,
+        torch.randn(N, N_AGENTS, 8),
+    )
+
+
+def test_lambda_returns_equal_a_slow_reference() -> None:
+    torch.manual_seed(0)
+    reward, continues, values = torch.randn(4, 5), torch.rand(4, 5), torch.randn(4, 6)
+    returns = lambda_returns(reward, continues, values, gamma=0.9, lam=0.7)
+
+    def slow(n: int, k: int) -> float:
+        if k == 5:
+            return values[n, 5].item()
+        ahead = 0.3 * values[n, k + 1].item() + 0.7 * slow(n, k + 1)
+        return reward[n, k].item() + 0.9 * continues[n, k].item() * ahead
+
+    for n in range(4):
+        assert returns[n].tolist() == pytest.approx([slow(n, k) for k in range(5)], abs=1e-5)
+
+
+def test_an_imagined_rollouts_returns_equal_a_slow_reference() -> None:
+    """With lambda 1 they are the discounted predicted rewards plus the discounted last value."""
+    torch.manual_seed(0)
+    model, mac = make_model(), make_mac()
+    torch.nn.init.normal_(model.reward_head[-1].weight)  # type: ignore[arg-type]
+    ppo = make_ppo(mac, model.feature_size, gae_lambda=1.0)
+    torch.nn.init.normal_(ppo.critic.value_head[-1].weight)  # type: ignore[arg-type]
+    data = imagine(model, mac, make_start(model), HORIZON)
+    returns, _, reached = ppo._targets(data)
+    for n in range(N):
+        for start in range(HORIZON):
+            total, discount = 0.0, 1.0
+            for k in range(start, HORIZON):
+                features = data.features[n, k + 1]
+                predicted = model.predict(features)
+                total += discount * model.two_hot.mean(predicted.reward_logits).mean().item()
+                discount *= 0.95 * torch.sigmoid(predicted.continue_logits).mean().item()
+            total += discount * ppo.critic.value(data.features[n, -1]).item()
+            assert returns[n, start].item() == pytest.approx(total, rel=1e-3, abs=1e-3)
+    assert torch.all(reached[:, 0] == 1)
+    assert torch.allclose(reached[:, 3], data.continues[:, :3].prod(dim=1))
+
+
+def test_imagination_starts_in_reality_and_only_takes_available_actions() -> None:
+    torch.manual_seed(0)
+    model, mac = make_model(), make_mac()
+    start = make_start(model)
+    data = imagine(model, mac, start, HORIZON)
+    assert torch.equal(data.obs[:, 0], start.obs)
+    assert torch.equal(data.avail_actions[:, 0], start.avail_actions)
+    assert torch.equal(data.features[:, 0], start.state.features)
+    assert data.avail_actions.any(dim=-1).all()
+    assert data.avail_actions.gather(-1, data.actions.unsqueeze(-1)).all()
+
+
+def test_the_policy_replayed_over_an_imagined_trajectory_gives_its_log_probabilities() -> None:
+    torch.manual_seed(0)
+    model, mac = make_model(), make_mac()
+    data = imagine(model, mac, make_start(model), HORIZON)
+    logits, _ = mac.run_agent(mac.agent_inputs(data.obs), data.actor_hidden)
+    log_policy = masked_log_softmax(logits, data.avail_actions)
+    replayed = log_policy.gather(-1, data.actions.unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(replayed, data.log_probs, atol=1e-5)
+
+
+def test_the_policy_sees_observations_only() -> None:
+    """Other latents under the same observations: the policy's loss and step do not change at all."""
+    torch.manual_seed(0)
+    model, mac = make_model(), make_mac()
+    data = imagine(model, mac, make_start(model), HORIZON)
+    ppo = make_ppo(mac, model.feature_size)
+    before = {name: value.clone() for name, value in mac.agent.state_dict().items()}
+    advantages, weight = torch.randn(N, HORIZON), torch.ones(N, HORIZON)
+    stepped = []
+    for features in (data.features, torch.randn_like(data.features)):
+        mac.agent.load_state_dict(before)
+        ppo = make_ppo(mac, model.feature_size)
+        traced = data._replace(features=features.requires_grad_())
+        ppo._actor_step(traced, advantages, weight, entropy_coef=0.01)
+        assert features.grad is None
+        stepped.append({name: value.clone() for name, value in mac.agent.state_dict().items()})
+    for name in before:
+        assert torch.equal(stepped[0][name], stepped[1][name])
+        assert not torch.equal(stepped[0][name], before[name])
+
+
+def test_behaviour_learning_changes_neither_world_model_nor_gets_the_critic_into_the_policy() -> None:
+    torch.manual_seed(0)
+    model, mac = make_model(), make_mac()
+    ppo = make_ppo(mac, model.feature_size)
+    model_before = [parameter.clone() for parameter in model.parameters()]
+    agent_before = [parameter.clone() for parameter in mac.parameters()]
+    data = imagine(model, mac, make_start(model), HORIZON)
+    assert not any(field.requires_grad for field in data)
+    ppo._critic_step(data.features[:, :-1], torch.randn(N, HORIZON), torch.ones(N, HORIZON))
+    assert all(torch.equal(a, b) for a, b in zip(agent_before, mac.parameters(), strict=True))
+    ppo.update(data, t_env=0)
+    assert all(torch.equal(a, b) for a, b in zip(model_before, model.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_forced_steps_teach_the_policy_nothing() -> None:
+    torch.manual_seed(0)
+    model, mac = make_model(), make_mac()
+    data = imagine(model, mac, make_start(model), HORIZON)
+    forced = torch.zeros_like(data.avail_actions)
+    forced[..., 2] = True
+    before = [parameter.clone() for parameter in mac.parameters()]
+    make_ppo(mac, model.feature_size)._actor_step(
+        data._replace(avail_actions=forced, actions=torch.full_like(data.actions, 2)),
+        torch.randn(N, HORIZON),
+        torch.ones(N, HORIZON),
+        entropy_coef=0.1,
+    )
+    assert all(torch.equal(a, b) for a, b in zip(before, mac.parameters(), strict=True))
+
+
+def test_ppo_learns_which_action_pays() -> None:
+    torch.manual_seed(0)
+    mac = make_mac()
+    ppo = make_ppo(mac, 6, lr=1e-2, epochs=4)
+    for round_ in range(30):
+        obs = torch.randn(64, HORIZON, N_AGENTS, OBS)
+        avail = torch.ones(64, HORIZON, N_AGENTS, ACTIONS, dtype=torch.bool)
+        hidden = torch.zeros(64, N_AGENTS, 8)
+        with torch.no_grad():
+            logits, _ = mac.run_agent(mac.agent_inputs(obs), hidden)
+        log_policy = masked_log_softmax(logits, avail)
+        actions = sample_categorical(log_policy.exp())
+        log_probs = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        reward = (actions == 1).float().mean(dim=-1)
+        features = torch.zeros(64, HORIZON + 1, N_AGENTS, 6)
+        continues = torch.zeros(64, HORIZON)
+        data = Imagined(obs, avail, actions, log_probs, hidden, features, reward, continues)
+        data = data._replace(continues=torch.ones_like(continues))
+        ppo.update(data, t_env=0)
+    assert log_policy.exp()[..., 1].mean().item() > 0.8
+
+
+def test_learning_rate_and_entropy_bonus_fall_linearly() -> None:
+    torch.manual_seed(0)
+    model, mac = make_model(), make_mac()
+    ppo = make_ppo(mac, model.feature_size)
+    ppo.update(imagine(model, mac, make_start(model), HORIZON), t_env=500)
+    assert ppo.actor_optimiser.param_groups[0]["lr"] == pytest.approx(5.5e-4)
+    assert ppo.entropy_schedule.eval(500) == pytest.approx(0.005)
+
+
+def test_the_dead_see_nothing_and_somebody_can_always_act() -> None:
+    torch.manual_seed(0)
+    predicted = Prediction(
+        obs=torch.ones(2, N_AGENTS, OBS),
+        avail_logits=torch.full((2, N_AGENTS, ACTIONS), -50.0),
+        alive_logits=torch.tensor([[50.0, -50.0, 50.0]]).expand(2, -1),
+        reward_logits=torch.zeros(2, N_AGENTS, 65),
+        continue_logits=torch.zeros(2, N_AGENTS),
+    )
+    predicted.avail_logits[..., 3] = -40.0
+    obs, avail = decode(predicted)
+    assert torch.all(obs[:, 1] == 0)
+    assert torch.all(obs[:, [0, 2]] == 1)
+    assert torch.equal(avail.nonzero()[:, 2], torch.full((2 * N_AGENTS,), 3))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4, 1e30])
+def test_unavailable_actions_are_never_drawn(scale: float) -> None:
+    torch.manual_seed(0)
+    logits = scale * torch.randn(5000, ACTIONS)
+    avail = torch.rand(5000, ACTIONS) < 0.4
+    avail[~avail.any(dim=-1), 2] = True
+    drawn = sample_categorical(masked_log_softmax(logits, avail).exp())
+    assert avail.gather(-1, drawn.unsqueeze(-1)).all()
+
+
+def test_the_pseudo_buffer_keeps_the_last_rounds() -> None:
+    torch.manual_seed(0)
+    model, mac = make_model(), make_mac()
+    rounds = [imagine(model, mac, make_start(model), HORIZON) for _ in range(3)]
+    buffer, twin = PseudoBuffer(2), PseudoBuffer(2)
+    buffer.insert(rounds[0])
+    assert torch.equal(buffer.all().obs, rounds[0].obs)
+    buffer.insert(rounds[1])
+    twin.load_state_dict(buffer.state_dict())
+    for b in (buffer, twin):
+        b.insert(rounds[2])
+        assert torch.equal(b.all().actions, torch.cat([rounds[2].actions, rounds[1].actions]))

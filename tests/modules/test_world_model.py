@@ -1,0 +1,157 @@
+"""The world model: who sees whom, what restarts, and its losses against plain references."""
+
+import pytest
+import torch
+from torch.distributions import Categorical, kl_divergence
+from torch.nn import functional as F
+
+from components.trajectory_buffer import Trajectories
+from modules.world_models.latents import CategoricalLatents
+from modules.world_models.losses import WorldModelLossConfig, world_model_loss
+from modules.world_models.symlog import TwoHot, symexp, symlog
+from modules.world_models.world_model import WorldModel, WorldModelConfig
+
+N_AGENTS, OBS, ACTIONS = 3, 5, 4
+
+
+def make_model(obs_fusion: bool = True) -> WorldModel:
+    torch.manual_seed(0)
+    config = WorldModelConfig(
+        wm_width=16,
+        wm_latent_groups=4,
+        wm_latent_classes=5,
+        wm_uniform_mix=0.01,
+        wm_fusion_layers=1,
+        wm_fusion_heads=2,
+        wm_head_layers=1,
+        wm_obs_fusion=obs_fusion,
+    )
+    return WorldModel(N_AGENTS, OBS, ACTIONS, config)
+
+
+def windows(batch: int = 2, time: int = 6) -> Trajectories:
+    generator = torch.Generator().manual_seed(1)
+    is_first = torch.zeros(batch, time, dtype=torch.bool)
+    is_first[:, 3] = True
+    return Trajectories(
+        obs=torch.randn(batch, time, N_AGENTS, OBS, generator=generator),
+        avail_actions=torch.rand(batch, time, N_AGENTS, ACTIONS, generator=generator) < 0.7,
+        actions=torch.randint(ACTIONS, (batch, time, N_AGENTS), generator=generator),
+        reward=torch.randn(batch, time, generator=generator),
+        trend=torch.randn(batch, time, generator=generator),
+        continues=(torch.rand(batch, time, generator=generator) < 0.9).float(),
+        is_first=is_first,
+        is_last=torch.zeros(batch, time, dtype=torch.bool),
+    )
+
+
+def influence_on_posterior(model: WorldModel, of_agent: int, on_agent: int) -> float:
+    """Size of the gradient of one agent's posterior at t = 0 in another agent's observation at t = 0."""
+    data = windows()
+    obs = data.obs.clone().requires_grad_()
+    _, posterior = model.observe(obs, data.actions, data.is_first)
+    weights = torch.randn(posterior[:, 0, on_agent].shape, generator=torch.Generator().manual_seed(2))
+    (gradient,) = torch.autograd.grad((posterior[:, 0, on_agent] * weights).sum(), obs)
+    return gradient[:, 0, of_agent].abs().sum().item()
+
+
+@pytest.mark.parametrize("of_agent", range(N_AGENTS))
+@pytest.mark.parametrize("on_agent", range(N_AGENTS))
+def test_posterior_depends_on_every_agents_observation_only_with_fusion(of_agent: int, on_agent: int) -> None:
+    assert influence_on_posterior(make_model(obs_fusion=True), of_agent, on_agent) > 0
+    alone = influence_on_posterior(make_model(obs_fusion=False), of_agent, on_agent)
+    assert (alone > 0) == (of_agent == on_agent)
+
+
+def test_actions_of_all_agents_reach_every_next_state() -> None:
+    model, data = make_model(), windows()
+    torch.manual_seed(3)
+    state, _ = model.observe(data.obs, data.actions, data.is_first)
+    other = data.actions.clone()
+    other[:, 1, 0] = (other[:, 1, 0] + 1) % ACTIONS
+    torch.manual_seed(3)
+    changed, _ = model.observe(data.obs, other, data.is_first)
+    assert torch.equal(state.h[:, :2], changed.h[:, :2])
+    assert ((state.h[:, 2] - changed.h[:, 2]).abs().sum(dim=-1) > 0).all()
+
+
+def test_an_episodes_start_forgets_what_came_before() -> None:
+    model, data = make_model(), windows()
+    state, _ = model.observe(data.obs, data.actions, data.is_first)
+    assert torch.all(state.h[:, 0] == 0)
+    assert torch.all(state.h[:, 3] == 0)
+    assert torch.all(state.h[:, 4].abs().sum(dim=-1) > 0)
+
+
+def test_the_scan_is_the_imagined_recurrence_on_posterior_latents() -> None:
+    model, data = make_model(), windows()
+    state, _ = model.observe(data.obs, data.actions, data.is_first)
+    now = type(state)(state.h[:, 0], state.z[:, 0])
+    ahead = model.imagine(now, data.actions[:, 0])
+    assert torch.allclose(ahead.h, state.h[:, 1], atol=1e-6)
+    one_hot = ahead.z.detach().view(2, N_AGENTS, 4, 5)  # straight-through leaves rounding errors
+    assert torch.allclose(one_hot.sort(dim=-1).values, torch.tensor([0.0, 0, 0, 0, 1]), atol=1e-5)
+
+
+def test_gradients_reach_every_part() -> None:
+    model = make_model()
+    config = WorldModelLossConfig(wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for _ in range(2):  # the reward head starts at zero and passes no gradient back at first
+        optimiser.zero_grad()
+        loss, _ = world_model_loss(model, windows(), config)
+        loss.backward()
+        optimiser.step()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:
+    model, data = make_model(), windows()
+    data.obs[:, :, 1] = 0
+    config = WorldModelLossConfig(wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0)
+    torch.manual_seed(0)
+    _, terms = world_model_loss(model, data, config)
+    torch.manual_seed(0)
+    state, _ = model.observe(data.obs, data.actions, data.is_first)
+    predicted = model.predict(state.features)
+    living = [0, 2]
+    error = F.smooth_l1_loss(predicted.obs[:, :, living], data.obs[:, :, living], reduction="none")
+    assert terms["wm_obs_loss"].item() == pytest.approx(error.sum(dim=-1).mean().item(), rel=1e-5)
+
+
+def test_kl_and_sampling_agree_with_torch_distributions() -> None:
+    latents = CategoricalLatents(groups=3, classes=4, uniform_mix=0.05)
+    torch.manual_seed(0)
+    posterior, prior = latents.probs(torch.randn(7, 12)), latents.probs(torch.randn(7, 12))
+    reference = kl_divergence(Categorical(posterior), Categorical(prior)).sum(dim=-1)
+    assert torch.allclose(latents.kl(posterior, prior), reference, atol=1e-5)
+    assert posterior.min() >= 0.05 / 4 - 1e-7
+    draws = latents.sample(posterior.expand(20000, -1, -1, -1), torch.rand(20000, 7, 3))
+    assert torch.allclose(draws.view(20000, 7, 3, 4).mean(dim=0), posterior, atol=0.02)
+
+
+def test_sampling_passes_gradients_straight_through() -> None:
+    latents = CategoricalLatents(groups=2, classes=3, uniform_mix=0.0)
+    probs = torch.full((1, 2, 3), 1 / 3, requires_grad=True)
+    sample = latents.sample(probs, torch.rand(1, 2))
+    weights = torch.arange(6.0)
+    (sample * weights).sum().backward()
+    assert probs.grad is not None
+    assert torch.equal(probs.grad.flatten(), weights)
+    extremes = latents.sample(probs.detach(), torch.tensor([[0.0, 1.0 - 2**-24]]))
+    assert extremes.view(2, 3).argmax(dim=-1).tolist() == [0, 2]
+
+
+def test_two_hot_means_and_minimises_at_the_target() -> None:
+    two_hot = TwoHot()
+    target = torch.tensor([-7.0, -0.3, 0.0, 0.4, 1.0, 10.0, 20.0])
+    logits = torch.zeros(7, len(two_hot.bins), requires_grad=True)
+    optimiser = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(400):
+        optimiser.zero_grad()
+        two_hot.loss(logits, target).sum().backward()
+        optimiser.step()
+    assert torch.allclose(two_hot.mean(logits.detach()), target, rtol=0.02, atol=0.02)
+    assert torch.allclose(symexp(symlog(target)), target, rtol=1e-5)
+    assert two_hot.mean(torch.zeros(1, len(two_hot.bins))).abs().item() < 1e-3
