@@ -41,11 +41,19 @@ def imagine(model: WorldModel, mac: BasicMAC, start: StartStates, horizon: int) 
         steps.append((obs, avail, actions, log_probs, reward, continues))
         features.append(state.features)
         obs, avail = decode(predicted)
-    before, outcome = (
-        [torch.stack(part, dim=1) for part in zip(*steps, strict=True)],
-        torch.stack(features, dim=1),
+    obs, avail, actions, log_probs, reward, continues = (
+        torch.stack(part, dim=1) for part in zip(*steps, strict=True)
     )
-    return Imagined(*before[:4], start.actor_hidden, outcome, *before[4:])
+    return Imagined(
+        obs,
+        avail,
+        actions,
+        log_probs,
+        start.actor_hidden,
+        torch.stack(features, dim=1),
+        reward,
+        continues,
+    )
 
 
 def decode(predicted: Prediction) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""GAWM: a global-aware world model learnt from real play, and a policy learnt inside it (arXiv 2501.10116)."""
+"""GAWM (arXiv 2501.10116): a global-aware world model learnt from real play, a policy learnt inside it."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Behaviour learning in imagination: PPO for the decentralised policy, a centralised critic on model features."""
+"""Behaviour learnt in imagination: PPO for the decentralised policy, a critic on model features."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +95,7 @@ class ImaginedPPO:
 
     @torch.no_grad()
     def _targets(self, data: Imagined) -> tuple[Tensor, Tensor, Tensor]:
-        """Lambda-returns (N, H), advantages of mean 0 and deviation 1, and how likely each step is reached."""
+        """Lambda-returns, standardised advantages, how likely each step is reached; all (N, H)."""
         values = self.critic.value(data.features)
         returns = lambda_returns(
             data.reward, data.continues, values, self.config.gamma, self.config.gae_lambda

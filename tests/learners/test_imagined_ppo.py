@@ -188,7 +188,7 @@ def test_ppo_learns_which_action_pays() -> None:
     torch.manual_seed(0)
     mac = make_mac()
     ppo = make_ppo(mac, 6, lr=1e-2, epochs=4)
-    for round_ in range(30):
+    for _ in range(30):
         obs = torch.randn(64, HORIZON, N_AGENTS, OBS)
         avail = torch.ones(64, HORIZON, N_AGENTS, ACTIONS, dtype=torch.bool)
         hidden = torch.zeros(64, N_AGENTS, 8)

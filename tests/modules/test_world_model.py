@@ -103,7 +103,8 @@ def test_gradients_reach_every_part() -> None:
         loss.backward()
         optimiser.step()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
 
 
 def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:

@@ -7,7 +7,7 @@ from modules.world_models.symlog import TwoHot
 
 
 class LatentCritic(nn.Module):
-    """Features of each agent through a shared network, averaged over agents, then to a distribution of the return.
+    """A shared network per agent, the mean over agents, then a distribution of the team's return.
 
     Args:
         feature_size: length of one agent's features.

@@ -1,4 +1,4 @@
-"""Stochastic latents: groups of categorical variables with straight-through gradients (Hafner et al., 2021)."""
+"""Stochastic latents: groups of categoricals with straight-through gradients (Hafner et al., 2021)."""
 
 from typing import NamedTuple
 
