@@ -1,6 +1,7 @@
 """Builds the parts of a run from their registries and drives them: collect, store, learn, test, log, save."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,14 @@ from typing import Any
 
 import torch
 
+from components.action_selectors import REGISTRY as ACTION_SELECTORS
 from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
 from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
 from modules.agents import REGISTRY as AGENTS
+from modules.critics import REGISTRY as CRITICS
+from modules.mixers import REGISTRY as MIXERS
 from runners import REGISTRY as RUNNERS
 from utils import interrupts
 from utils.clocks import Every, Ratio
@@ -22,14 +26,23 @@ from utils.logging import Logger
 from utils.progress import Progress
 from utils.seeding import seed_global_generators, spawn
 
-REGISTRIES = {"runner": RUNNERS, "mac": CONTROLLERS, "learner": LEARNERS, "agent": AGENTS}
+REGISTRIES: dict[str, Mapping[str, Any]] = {
+    "runner": RUNNERS,
+    "mac": CONTROLLERS,
+    "learner": LEARNERS,
+    "agent": AGENTS,
+    "action_selector": ACTION_SELECTORS,
+    "critic_type": CRITICS,
+    "mixer": MIXERS,
+}
 
 
 def check_names(config: dict[str, Any]) -> None:
     """Raise ConfigError if a part that the configuration names is in no registry."""
     for key, registry in REGISTRIES.items():
-        if config[key] not in registry:
-            raise unknown(key, config[key], sorted(registry))
+        name = config.get(key)
+        if name is not None and name not in registry:
+            raise unknown(key, name, sorted(registry))
 
 
 def run(
