@@ -209,20 +209,19 @@ def concat(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
         {key: torch.cat([getattr(b.data, name)[key] for b in batches]) for key in getattr(first.data, name)}
         for name in ("transition_data", "episode_data")
     )
-    data = SimpleNamespace(transition_data=transition, episode_data=episode)
-    return _like(first, sum(b.batch_size for b in batches), data)
+    return with_data(first, {"transition_data": transition, "episode_data": episode})
 
 
-def _like(batch: EpisodeBatch, batch_size: int, data: SimpleNamespace) -> EpisodeBatch:
-    """``data`` of ``batch_size`` episodes as a batch that is otherwise as ``batch``."""
+def with_data(like: EpisodeBatch, state: Mapping[str, Mapping[str, Tensor]]) -> EpisodeBatch:
+    """The tensors of an :meth:`EpisodeBatch.state_dict` as a batch of the scheme and length of ``like``."""
     return EpisodeBatch(
-        batch.scheme,
-        batch.groups,
-        batch_size,
-        batch.max_seq_length,
-        data=data,
-        preprocess=batch.preprocess,
-        device=batch.device,
+        like.scheme,
+        like.groups,
+        len(state["transition_data"]["filled"]),
+        like.max_seq_length,
+        data=SimpleNamespace(**{name: dict(store) for name, store in state.items()}),
+        preprocess=like.preprocess,
+        device=like.device,
     )
 
 
@@ -354,6 +353,4 @@ class OnPolicyBuffer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a :meth:`state_dict`."""
-        size = len(state["transition_data"]["filled"])
-        data = SimpleNamespace(**{name: dict(store) for name, store in state.items()})
-        self._batches = [_like(self._empty, size, data)] if size else []
+        self._batches = [with_data(self._empty, state)]

@@ -7,6 +7,8 @@ To add an environment, write a :class:`~envs.multiagentenv.MultiAgentEnv`, give 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from envs.validation import validate
@@ -66,4 +68,6 @@ def make_batched(args: Any, seeds: Sequence[int]) -> BatchedEnv:
         return SingleEnv(make_single(args, seeds[0]), seeds[0])
     from envs.subprocess_env import SubprocessEnv
 
-    return SubprocessEnv(args, seeds)
+    names = ("env", "env_args", "common_reward", "reward_scalarisation")
+    settings = SimpleNamespace(**{name: getattr(args, name) for name in names})
+    return SubprocessEnv(partial(make_single, settings), seeds)

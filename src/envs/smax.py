@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -23,7 +24,10 @@ from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View
 from envs.multiagentenv import Info, MultiAgentEnv
 from envs.smax_scenarios import SCENARIOS, UNIT_TYPES, Scenario
 
-with contextlib.redirect_stdout(io.StringIO()):  # the package greets with lines about its optional parts
+# An optional part of the package replaces sys.stdout for good when it is imported, so it is not; and what the
+# package prints about optional parts is of no use here.
+sys.modules.setdefault("jaxmarl.environments.mabrax", None)  # type: ignore[arg-type]
+with contextlib.redirect_stdout(io.StringIO()):
     from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
     from jaxmarl.environments.smax.smax_env import Scenario as JaxScenario
 

@@ -15,8 +15,8 @@ from envs.smax_scenarios import SCENARIOS
 SC2_HELP = (
     "install StarCraft II 4.10 (https://github.com/Blizzard/s2client-proto#downloads) with the SMAC maps "
     "(https://github.com/oxwhirl/smac/releases), set SC2PATH to its folder and install the official package "
-    "by pip install 'smac @ git+https://github.com/oxwhirl/smac.git' (smac on PyPI is another project), or use "
-    "--env-config=smax, which needs none of it"
+    "by pip install 'smac @ git+https://github.com/oxwhirl/smac.git' (smac on PyPI is another project), or "
+    "use --env-config=smax, which needs none of it"
 )
 
 

@@ -1,0 +1,80 @@
+"""Episode after episode of one environment, in numpy alone, so that worker processes start fast."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs.multiagentenv import MultiAgentEnv
+
+
+class RawView(NamedTuple):
+    """What the agents of one environment act on."""
+
+    obs: np.ndarray  # (n_agents, obs_size) float32
+    state: np.ndarray  # (state_size,) float32
+    avail_actions: np.ndarray  # (n_agents, n_actions) int32
+
+
+class RawStep(NamedTuple):
+    """What a step of one environment led to; as ``BatchedStep``, without the batch dimension."""
+
+    reward: np.ndarray  # (1,) or (n_agents,) float32
+    terminated: bool
+    truncated: bool
+    arrived: RawView
+    view: RawView
+    info: dict[str, float]
+
+
+class Episodes:
+    """Plays a :class:`MultiAgentEnv` and starts the next episode by itself when one has ended."""
+
+    def __init__(self, env: MultiAgentEnv, seed: int):
+        self.env = env
+        self._seed = seed
+
+    def reset(self) -> RawView:
+        """Starts anew from the seed."""
+        self.env.reset(seed=self._seed)
+        return self._look()
+
+    def step(self, actions: np.ndarray) -> RawStep:
+        """Takes one action per agent, (n_agents,)."""
+        _, reward, terminated, truncated, info = self.env.step(actions)
+        if info.get("episode_limit", False):  # how environments of one flag for both ends report a time limit
+            terminated, truncated = False, True
+        arrived = view = self._look()
+        if terminated or truncated:
+            self.env.reset()
+            view = self._look()
+        return RawStep(
+            np.array(reward, dtype=np.float32).reshape(-1),
+            bool(terminated),
+            bool(truncated and not terminated),
+            arrived,
+            view,
+            {key: float(value) for key, value in info.items() if isinstance(value, numbers.Real | np.bool_)},
+        )
+
+    def _look(self) -> RawView:
+        """Copies, as environments may go on in the same arrays."""
+        return RawView(
+            np.array(self.env.get_obs(), dtype=np.float32),
+            np.array(self.env.get_state(), dtype=np.float32).reshape(-1),
+            np.array(self.env.get_avail_actions(), dtype=np.int32),
+        )
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.env.close()
+
+
+def info_of(env: MultiAgentEnv) -> dict[str, Any]:
+    """The five sizes that every environment has, out of its ``get_env_info()``."""
+    info = env.get_env_info()
+    return {
+        key: int(info[key]) for key in ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")
+    }

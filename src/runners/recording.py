@@ -1,0 +1,142 @@
+"""What becomes of steps: episodes to learn from, and statistics to log."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.episode_buffer import EpisodeBatch, concat, with_data
+from envs.batched_env import BatchedStep, View
+from runners.acting import NewBatch
+
+
+class Recorder:
+    """Writes the steps of all slots into episodes and keeps the complete ones, oldest first, until taken."""
+
+    def __init__(self, new_batch: NewBatch, n_slots: int, length: int):
+        self._running = new_batch(n_slots, length)
+        self._t = torch.zeros(n_slots, dtype=torch.long)  # steps recorded of each running episode
+        self._complete: deque[EpisodeBatch] = deque()
+
+    def __len__(self) -> int:
+        """How many complete episodes wait."""
+        return len(self._complete)
+
+    def add(self, view: View, actions: Tensor, step: BatchedStep, active: Tensor) -> None:
+        """Records one step of the ``active`` slots (B,) bool: what was seen, done, and came of it."""
+        slots = active.nonzero().flatten()
+        seen = {key: value[slots] for key, value in view._asdict().items()}
+        done = {
+            "actions": actions[slots].unsqueeze(-1),
+            "reward": step.reward[slots],
+            "terminated": step.terminated[slots].unsqueeze(-1),
+        }
+        self._running.update(seen | done, bs=slots, ts=self._t[slots])
+        self._t[slots] += 1
+        ended = (active & (step.terminated | step.truncated)).nonzero().flatten()
+        if len(ended):
+            arrived = {key: value[ended] for key, value in step.arrived._asdict().items()}
+            self._running.update(arrived, bs=ended, ts=self._t[ended])
+            self._complete.extend(self._take_out(slot) for slot in ended.tolist())
+
+    def _take_out(self, slot: int) -> EpisodeBatch:
+        episode = self._running[[slot]]  # a list copies
+        for field in self._running.data.transition_data.values():
+            field[slot] = 0
+        self._t[slot] = 0
+        return episode
+
+    def take(self, n: int) -> EpisodeBatch:
+        """The ``n`` oldest complete episodes."""
+        return concat([self._complete.popleft() for _ in range(n)])
+
+    def drop_running(self) -> None:
+        """Forgets what was recorded of episodes that are not complete."""
+        for field in self._running.data.transition_data.values():
+            field.zero_()
+        self._t.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Running and complete episodes."""
+        complete = concat([self._running[:0], *self._complete])
+        return {"running": self._running.state_dict(), "t": self._t, "complete": complete.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a :meth:`state_dict`."""
+        self._running.load_state_dict(state["running"])
+        self._t.copy_(state["t"])
+        complete = with_data(self._running, state["complete"])
+        self._complete = deque(complete[[i]] for i in range(complete.batch_size))
+
+
+class EpisodeStatistics:
+    """Returns, lengths and environment's statistics of ended episodes, logged under EPyMARL's names."""
+
+    def __init__(self, prefix: str, n_slots: int, reward_size: int):
+        self._prefix = prefix
+        self._running_return = torch.zeros(n_slots, reward_size, dtype=torch.float64)
+        self._running_length = torch.zeros(n_slots, dtype=torch.long)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets the ended episodes."""
+        self._returns: list[list[float]] = []
+        self._sums: dict[str, float] = {}
+
+    @property
+    def n_episodes(self) -> int:
+        """How many ended episodes have not been logged yet."""
+        return len(self._returns)
+
+    def add(self, step: BatchedStep, active: Tensor) -> None:
+        """Counts one step of the ``active`` slots."""
+        self._running_return += step.reward * active.unsqueeze(1)
+        self._running_length += active
+        for slot in (active & (step.terminated | step.truncated)).nonzero().flatten().tolist():
+            self._returns.append(self._running_return[slot].tolist())
+            ended = {key: value[slot].item() for key, value in step.info.items()}
+            ended["ep_length"] = self._running_length[slot].item()
+            for key, value in ended.items():
+                self._sums[key] = self._sums.get(key, 0.0) + value
+            self._running_return[slot] = 0
+            self._running_length[slot] = 0
+
+    def drop_running(self) -> None:
+        """Forgets the steps of episodes that have not ended."""
+        self._running_return.zero_()
+        self._running_length.zero_()
+
+    def log(self, logger: Any, t_env: int) -> None:
+        """Logs the means over the ended episodes and forgets them; nothing if there are none."""
+        if not self._returns:
+            return
+        returns = np.array(self._returns)  # (episodes, 1 or n_agents)
+        named = {"return": returns.sum(axis=1)}
+        if returns.shape[1] > 1:
+            named = {f"agent_{i}_return": column for i, column in enumerate(returns.T)}
+            named["total_return"] = returns.sum(axis=1)
+        for name, values in named.items():
+            logger.log_stat(f"{self._prefix}{name}_mean", float(values.mean()), t_env)
+            logger.log_stat(f"{self._prefix}{name}_std", float(values.std()), t_env)
+        for name, total in self._sums.items():
+            logger.log_stat(f"{self._prefix}{name}_mean", total / len(returns), t_env)
+        self.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted and not yet logged."""
+        return {
+            "running_return": self._running_return,
+            "running_length": self._running_length,
+            "returns": self._returns,
+            "sums": self._sums,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a :meth:`state_dict`."""
+        self._running_return.copy_(state["running_return"])
+        self._running_length.copy_(state["running_length"])
+        self._returns, self._sums = list(state["returns"]), dict(state["sums"])

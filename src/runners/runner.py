@@ -1,0 +1,147 @@
+"""Steps environments with a controller and hands out complete episodes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from components.episode_buffer import Device, EpisodeBatch, Preprocess, Scheme
+from envs import make_batched
+from envs.batched_env import BatchedEnv
+from runners.acting import WindowActor, make_actor
+from runners.play import Play
+from runners.recording import EpisodeStatistics, Recorder
+from utils.seeding import spawn
+from utils.typed_args import read
+
+MAX_TEST_SLOTS = 128  # test episodes that a batched simulator plays side by side
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """What a runner needs of the run's arguments."""
+
+    runner: str
+    """episode (one environment in this process), parallel (processes) or vector (one batched simulator)."""
+    batch_size_run: int
+    """Slots, and episodes that a call returns; an episode runner has 1."""
+    test_nepisode: int
+    """Episodes of a test."""
+    runner_log_interval: int
+    """Environment steps between records of training episodes."""
+    common_reward: bool
+    """One reward for the team, not one per agent."""
+    seed: int
+    """Seed of the run."""
+    device: str
+    """Where the controller's network is."""
+
+
+class Runner:
+    """Plays training episodes, and tests on environments of their own.
+
+    With a controller that can restart single slots (``mac.reset_hidden``), slots never wait: whichever ends
+    an episode starts the next one, :meth:`run` returns as soon as ``batch_size`` episodes are complete, and
+    the running ones go on in the next call. Other controllers, such as those written for EPyMARL, play
+    ``batch_size`` episodes that start together.
+    """
+
+    def __init__(self, args: Any, logger: Any):
+        self.args, self.logger = args, logger
+        self.config = read(RunnerConfig, args)
+        self.batch_size = 1 if self.config.runner == "episode" else self.config.batch_size_run
+        self.env = make_batched(args, spawn(self.config.seed, "env", self.batch_size))
+        self.t_env = 0  # training steps taken, in all slots together
+        self._test_env: BatchedEnv | None = None
+        self._logged_at: int | None = None  # t_env of the last record of training episodes
+
+    def get_env_info(self) -> dict[str, int]:
+        """Sizes of the environment, under EPyMARL's names."""
+        return self.env.info.as_dict()
+
+    def setup(self, scheme: Scheme, groups: dict[str, int], preprocess: Preprocess, mac: Any) -> None:
+        """Takes over the controller and the layout of episodes, as in EPyMARL."""
+        self.mac = mac
+
+        def new_batch(batch_size: int, length: int, device: Device = "cpu") -> EpisodeBatch:
+            return EpisodeBatch(scheme, groups, batch_size, length, preprocess=preprocess, device=device)
+
+        self._new_batch = new_batch
+        self._length = self.env.info.episode_limit + 1  # the arrival after the last step is stored too
+        self._recorder = Recorder(new_batch, self.batch_size, self._length)
+        self._play = self._make_play(self.env, mac, "", self._recorder)
+
+    def _make_play(self, env: BatchedEnv, mac: Any, prefix: str, recorder: Recorder | None = None) -> Play:
+        actor = make_actor(mac, partial(self._new_batch, device=self.config.device), env.n_envs, self._length)
+        reward_size = 1 if self.config.common_reward else env.info.n_agents
+        return Play(env, actor, EpisodeStatistics(prefix, env.n_envs, reward_size), recorder)
+
+    @torch.no_grad()
+    def run(self, test_mode: bool = False) -> EpisodeBatch:
+        """The next ``batch_size`` training episodes, in the order in which they ended, on the CPU.
+
+        With ``test_mode``, plays and logs exactly ``test_nepisode`` episodes instead and returns a batch of
+        none: test episodes are not kept.
+        """
+        if test_mode:
+            self._test()
+            return self._new_batch(0, self._length)
+        everyone = torch.ones(self.batch_size, dtype=torch.bool)
+        if isinstance(self._play.actor, WindowActor):
+            while len(self._recorder) < self.batch_size:
+                self._play.step(everyone, self.t_env)
+                self.t_env += self.batch_size
+        else:
+            self.t_env += self._play.one_episode_each(everyone, self.t_env)
+        self._log()
+        return self._recorder.take(self.batch_size)
+
+    def _log(self) -> None:
+        if self._logged_at is not None and self.t_env - self._logged_at < self.config.runner_log_interval:
+            return
+        self._play.statistics.log(self.logger, self.t_env)
+        selector = getattr(self.mac, "action_selector", None)
+        if selector is not None and hasattr(selector, "epsilon"):
+            self.logger.log_stat("epsilon", selector.epsilon, self.t_env)
+        self._logged_at = self.t_env
+
+    def _test(self) -> None:
+        """The same seeds at each test, and no trace in training's environments and random numbers."""
+        n_slots = {"episode": 1, "parallel": self.batch_size, "vector": MAX_TEST_SLOTS}[self.config.runner]
+        n_slots = min(n_slots, self.config.test_nepisode)
+        if self._test_env is None:
+            self._test_env = make_batched(self.args, spawn(self.config.seed, "test_env", n_slots))
+        # The copy shares the networks and has a recurrent state of its own.
+        play = self._make_play(self._test_env, copy.copy(self.mac), "test_")
+        with torch.random.fork_rng():
+            torch.manual_seed(spawn(self.config.seed, "test_exploration", 1)[0])
+            for first in range(0, self.config.test_nepisode, n_slots):
+                active = torch.arange(first, first + n_slots) < self.config.test_nepisode
+                play.one_episode_each(active, self.t_env, test_mode=True)
+        play.statistics.log(self.logger, self.t_env)
+
+    def close_env(self) -> None:
+        """Frees what the environments hold."""
+        self.env.close()
+        if self._test_env is not None:
+            self._test_env.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, statistics, running and waiting episodes, recurrent state, environments."""
+        return {
+            "t_env": self.t_env,
+            "logged_at": self._logged_at,
+            "recorder": self._recorder.state_dict(),
+            "play": self._play.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a :meth:`state_dict`, after :meth:`setup`. Where the environments could not be saved,
+        running episodes are given up and new ones start."""
+        self.t_env, self._logged_at = state["t_env"], state["logged_at"]
+        self._recorder.load_state_dict(state["recorder"])
+        self._play.load_state_dict(state["play"])
