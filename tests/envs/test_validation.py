@@ -1,0 +1,69 @@
+"""Bad environments are refused with one sentence, without loading the heavy packages."""
+
+import subprocess
+import sys
+
+import pytest
+
+import envs
+from envs.smax_scenarios import SCENARIOS
+
+LBF = "lbforaging:Foraging-8x8-2p-3f-v3"
+
+
+def complaint(name, **env_args):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        envs.validate(name, env_args)
+    return str(caught.value)
+
+
+def test_good_arguments_pass():
+    for name in SCENARIOS:
+        envs.validate("smax", {"map_name": name, "reward_scale": 10, "max_steps": 100})
+    envs.validate("gymma", {"key": LBF, "time_limit": 50})
+
+
+def test_unknown_names_come_with_the_nearest_ones():
+    assert "smax" in complaint("smaxx")
+    assert "3s_vs_5z" in complaint("smax", map_name="3s_v_5z")
+    assert "Foraging-8x8-2p-3f-v3" in complaint("gymma", key="lbforaging:Foraging-8x8-2p-3f-v9", time_limit=5)
+    assert "no_such_module" in complaint("gymma", key="no_such_module:Some-v0", time_limit=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("smax", {"max_steps": 0}),
+        ("smax", {"max_steps": True}),
+        ("smax", {"reward_scale": -1.0}),
+        ("smax", {"reward_scale": "10"}),
+        ("smax", {"attack_mode": "nearest"}),
+        ("smax", {"see_enemy_actions": 1}),
+        ("gymma", {"time_limit": -5}),
+        ("gymma", {"key": None}),
+    ],
+)
+def test_a_bad_value_is_named(name, wrong):
+    good = {"smax": {"map_name": "3m"}, "gymma": {"key": LBF, "time_limit": 50}}[name]
+    assert next(iter(wrong)) in complaint(name, **{**good, **wrong})
+
+
+def test_starcraft_says_what_is_missing_and_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("SC2PATH", raising=False)
+    text = complaint("sc2", map_name="3m")
+    for part in ("smac package", "SC2PATH is not set", "git+https://github.com/oxwhirl/smac.git", "smax"):
+        assert part in text
+    (tmp_path / "smac" / "env" / "starcraft2").mkdir(parents=True)
+    (tmp_path / "smac" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+    assert "no wrapper" in complaint("sc2", map_name="3m")
+
+
+def test_neither_jax_nor_torch_is_imported():
+    code = (
+        "import sys, envs; envs.validate('smax', {'map_name': '3m'});"
+        f"envs.validate('gymma', {{'key': '{LBF}', 'time_limit': 9}});"
+        "assert not {'jax', 'torch', 'jaxmarl'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd="src", check=True)
