@@ -1,0 +1,186 @@
+"""Environments in processes: the same episodes as in this process, clear errors, nobody left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from types import SimpleNamespace
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+
+from envs import make_single
+from envs.multiagentenv import MultiAgentEnv
+from envs.single_env import SingleEnv
+from envs.subprocess_env import EnvWorkerError, SubprocessEnv
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+
+LBF = SimpleNamespace(
+    env="gymma",
+    env_args={"key": "lbforaging:Foraging-8x8-2p-3f-v3", "time_limit": 6},
+    common_reward=True,
+    reward_scalarisation="sum",
+)
+
+
+class Obedient(MultiAgentEnv):
+    """One agent with five actions: go on, end, raise, hang, die. Its observation counts the steps."""
+
+    n_agents, episode_limit = 1, 100
+
+    def __init__(self, seed):
+        if seed < 0:
+            raise ValueError("no seed below zero")
+        self.seed_, self.t = seed, 0
+
+    def reset(self, seed=None, options=None):
+        self.t = 0
+        return self.get_obs(), {}
+
+    def step(self, actions):
+        match int(actions[0]):
+            case 2:
+                raise KeyError("broken on command")
+            case 3:
+                time.sleep(600)
+            case 4:
+                os._exit(7)
+        self.t += 1
+        return self.get_obs(), 1.0, int(actions[0]) == 1, False, {"pid": os.getpid(), "name": "text"}
+
+    def get_obs(self):
+        return [[self.seed_, self.t]]
+
+    def get_state(self):
+        return [self.t]
+
+    def get_avail_actions(self):
+        return [[1] * 5]
+
+    def get_env_info(self):
+        return {
+            "n_agents": 1, "n_actions": 5, "obs_shape": 2, "state_shape": 1, "episode_limit": 100, "more": "",
+        }  # fmt: skip
+
+
+@pytest.fixture
+def env():
+    env = SubprocessEnv(Obedient, [3, 4])
+    env.reset()
+    yield env
+    env.close()
+
+
+def command(*actions):
+    return torch.tensor(actions).view(-1, 1)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pids, seconds=20):
+    deadline = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(alive(pid) for pid in pids)
+
+
+def test_slots_step_reset_and_wait(env):
+    assert env.reset().obs.tolist() == [[[3, 0]], [[4, 0]]]
+    step = env.step(command(0, 1))
+    assert step.arrived.obs.tolist() == [[[3, 1]], [[4, 1]]]
+    assert step.view.obs.tolist() == [[[3, 1]], [[4, 0]]]
+    assert (step.terminated.tolist(), step.truncated.tolist()) == ([False, True], [False, False])
+    assert set(step.info) == {"pid"}
+    step = env.step(command(0, 0), active=torch.tensor([True, False]))
+    assert step.view.obs.tolist() == [[[3, 2]], [[4, 0]]]
+    assert step.reward.tolist() == [[1], [0]]
+
+
+def test_the_same_episodes_as_in_this_process():
+    seeds = [11, 12]
+    here = [SingleEnv(make_single(LBF, seed), seed) for seed in seeds]
+    there = SubprocessEnv(partial(make_single, LBF), seeds)
+    views = [env.reset() for env in here]
+    view = there.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        assert torch.equal(view.obs, torch.cat([v.obs for v in views]))
+        actions = torch.from_numpy(rng.integers(6, size=(2, 2)))
+        step = there.step(actions)
+        steps = [env.step(actions[[i]]) for i, env in enumerate(here)]
+        for key in ("reward", "terminated", "truncated"):
+            assert torch.equal(getattr(step, key), torch.cat([getattr(s, key) for s in steps]))
+        assert torch.equal(step.arrived.state, torch.cat([s.arrived.state for s in steps]))
+        view, views = step.view, [s.view for s in steps]
+    there.close()
+
+
+def test_an_exception_is_told_in_one_sentence(env):
+    with pytest.raises(EnvWorkerError) as caught:
+        env.step(command(0, 2))
+    assert str(caught.value) == "Environment worker 1 failed with KeyError: 'broken on command'"
+    with pytest.raises(EnvWorkerError, match="worker 0 failed with ValueError: no seed below zero"):
+        SubprocessEnv(Obedient, [-1])
+
+
+def test_a_worker_that_hangs_is_noticed(env):
+    env._timeout = 0.3
+    with pytest.raises(EnvWorkerError, match="worker 0 has not answered for 0.3 s"):
+        env.step(command(3, 0))
+
+
+def test_a_worker_that_dies_is_noticed(env):
+    for _ in range(2):
+        with pytest.raises(EnvWorkerError, match=r"worker 1 ended unexpectedly \(exit code 7\)"):
+            env.step(command(0, 4))
+
+
+def test_interrupts_do_not_reach_the_workers_and_closing_ends_them(env):
+    pids = [process.pid for process in env._processes]
+    for pid in pids:
+        os.kill(pid, signal.SIGINT)
+    assert env.step(command(0, 0)).reward.sum() == 2
+    env.close()
+    assert not any(alive(pid) for pid in pids)
+
+
+PARENT = f"""
+from functools import partial
+from types import SimpleNamespace
+from envs import make_single
+from envs.subprocess_env import SubprocessEnv
+
+if __name__ == "__main__":
+    env = SubprocessEnv(partial(make_single, SimpleNamespace(**{vars(LBF)!r})), [1, 2])
+    print(*[process.pid for process in env._processes], flush=True)
+    input()
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "src"},
+    )
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(alive(pid) for pid in pids)
+    parent.kill()
+    parent.wait()
+    assert wait_until_gone(pids)
