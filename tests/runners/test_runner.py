@@ -1,0 +1,194 @@
+"""The runner on a toy environment: nothing lost, nothing twice, nothing mixed up."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+def episodes_of(batch):
+    """Each episode of a batch as a dictionary of its filled part."""
+    for b in range(batch.batch_size):
+        n = int(batch["filled"][b].sum())
+        assert batch["filled"][b, :n].all()
+        yield {key: value[b, :n] for key, value in batch.data.transition_data.items()}
+
+
+def origin(episode):
+    """(seed of the slot, number of the episode) as the observations say."""
+    return tuple(episode["state"][0, :2].int().tolist())
+
+
+def check_episode(episode, toy):
+    """One toy episode, complete from its first to its last step. Returns its length."""
+    length = len(episode["filled"]) - 1
+    seed, number = origin(episode)
+    steps = torch.arange(length + 1)
+    assert torch.equal(episode["state"].long(), torch.stack([torch.full_like(steps, seed),
+                       torch.full_like(steps, number), steps], dim=1))  # fmt: skip
+    assert episode["obs"][:, 0, 2].tolist() == steps.tolist()
+    assert episode["avail_actions"].eq(1).all()
+    actions = episode["actions"][:length].squeeze(-1)
+    assert actions.tolist() == toy.expected_actions(episode["obs"][:length])
+    assert episode["actions_onehot"][:length].argmax(-1).equal(actions)
+    assert episode["actions_onehot"][length].sum() == 0
+    expected = (1000 * (steps[:length] + 1)).view(-1, 1) + 10 * torch.arange(2) + actions
+    rewards = episode["reward"][:length]
+    assert torch.equal(rewards.expand(-1, 2).sum(1) if rewards.shape[1] == 2 else rewards.squeeze(1),
+                       expected.sum(1).float())  # fmt: skip
+    assert episode["terminated"][:-2].sum() == 0
+    if not episode["terminated"][-2]:
+        assert length == toy.LIMIT
+    return length
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(n_slots=st.integers(1, 6), seed=st.integers(0, 10**6), calls=st.integers(1, 12))
+def test_rolling_collection_loses_and_repeats_no_step(make_runner, toy, n_slots, seed, calls):
+    runner = make_runner(toy.RestartableMac(), batch_size_run=n_slots, seed=seed)
+    handed_out, steps = [], 0
+
+    def check(batch):
+        nonlocal steps
+        for episode in episodes_of(batch):
+            steps += check_episode(episode, toy)
+            handed_out.append(origin(episode))
+
+    for _ in range(calls):
+        batch = runner.run()
+        assert batch.batch_size == n_slots
+        check(batch)
+    check(runner._recorder.take(len(runner._recorder)) if len(runner._recorder) else batch[:0])
+    steps += int(runner._recorder._t.sum())
+    assert steps == runner.t_env == runner.env.steps
+    for slot in {s for s, _ in handed_out}:
+        numbers = [number for s, number in handed_out if s == slot]
+        assert numbers == list(range(len(numbers)))
+
+
+def test_slots_never_wait(make_runner, toy):
+    runner = make_runner(toy.RestartableMac(), batch_size_run=4)
+    for _ in range(10):
+        runner.run()
+    assert runner.t_env % 4 == 0
+    assert max(e.env.episode for e in runner.env.slots) > min(e.env.episode for e in runner.env.slots)
+
+
+def test_a_controller_of_epymarl_plays_episodes_that_start_together(make_runner, toy):
+    mac = toy.EpymarlMac()
+    runner = make_runner(mac, batch_size_run=3)
+    steps = 0
+    for call in range(4):
+        episodes = list(episodes_of(runner.run()))
+        lengths = {origin(episode)[0]: check_episode(episode, toy) for episode in episodes}
+        assert {origin(episode)[1] for episode in episodes} == {call}
+        lengths = [lengths[slot.env.origin] for slot in runner.env.slots]
+        assert [t for t, _, _ in mac.calls] == list(range(max(lengths)))
+        for t, playing, filled in mac.calls:
+            assert playing == [i for i, length in enumerate(lengths) if t < length]
+            assert filled == [min(t + 1, length) for length in lengths]
+        steps += sum(lengths)
+        assert runner.t_env == runner.env.steps == steps
+
+
+def test_both_ways_play_the_same_episodes(make_runner, toy):
+    def played(mac):
+        runner = make_runner(mac, batch_size_run=3)
+        episodes = [episode for _ in range(6) for episode in episodes_of(runner.run())]
+        return {origin(e): e for e in episodes}
+
+    rolling, together = played(toy.RestartableMac()), played(toy.EpymarlMac())
+    common = set(rolling) & set(together)
+    assert len(common) > 10
+    for key in common:
+        for field, value in rolling[key].items():
+            assert torch.equal(value, together[key][field])
+
+
+def test_a_test_plays_its_number_of_episodes_and_logs_them(make_runner, toy):
+    runner = make_runner(toy.RestartableMac(), runner="episode", test_nepisode=7)
+    runner.run(test_mode=True)
+    first = dict((key, value) for key, value, _ in runner.logger.stats)
+    env = runner._test_env
+    episodes = [env._episodes.env.episode, runner.t_env]
+    assert episodes == [7, 0]  # seven were played, and the eighth is ready
+    assert set(first) == {
+        f"test_{k}" for k in ("return_mean", "return_std", "ep_length_mean", "battle_won_mean")
+    }
+    runner.run()
+    runner.run(test_mode=True)
+    for key, value in first.items():
+        assert runner.logger.last(key) == value
+
+
+@pytest.mark.parametrize("mac", ["RestartableMac", "EpymarlMac"])
+def test_tests_leave_no_trace_in_training(make_runner, toy, mac):
+    def train(with_tests):
+        torch.manual_seed(0)
+        runner = make_runner(getattr(toy, mac)(noise=True))
+        batches = []
+        for _ in range(5):
+            if with_tests:
+                assert runner.run(test_mode=True).batch_size == 0
+            batches.append(runner.run())
+        return batches, runner.t_env
+
+    (plain, t_env), (disturbed, t_env_2) = train(False), train(True)
+    assert t_env == t_env_2
+    for a, b in zip(plain, disturbed, strict=True):
+        assert_same_batch(a, b)
+
+
+def test_statistics_are_means_over_the_ended_episodes(make_runner, toy):
+    runner = make_runner(toy.RestartableMac(), runner="episode", runner_log_interval=10**9)
+    episode = next(episodes_of(runner.run()))
+    assert runner.logger.last("return_mean") == episode["reward"].sum().item()
+    assert runner.logger.last("return_std") == 0
+    episodes = [next(episodes_of(runner.run())) for _ in range(4)]
+    runner._play.statistics.log(runner.logger, 7)
+    returns = [e["reward"].sum().item() for e in episodes]
+    assert runner.logger.stats[-1][2] == 7
+    assert runner.logger.last("return_mean") == pytest.approx(np.mean(returns))
+    assert runner.logger.last("return_std") == pytest.approx(np.std(returns))
+    assert runner.logger.last("ep_length_mean") == np.mean([len(e["filled"]) - 1 for e in episodes])
+    assert runner.logger.last("battle_won_mean") == np.mean([e["terminated"].sum() for e in episodes])
+
+
+def test_individual_rewards(make_runner, toy):
+    mac = toy.RestartableMac()
+    runner = make_runner(mac, common_reward=False, env_args={"common_reward": False})
+    for episode in episodes_of(runner.run()):
+        assert episode["reward"].shape[1] == 2
+        check_episode(episode, toy)
+    for key in ("agent_0_return_mean", "agent_1_return_std", "total_return_mean"):
+        assert runner.logger.last(key) >= 0
+
+
+def test_epsilon_is_logged_if_there_is_one(make_runner, toy):
+    mac = toy.RestartableMac()
+    mac.action_selector = type("Selector", (), {"epsilon": 0.25})()
+    runner = make_runner(mac)
+    runner.run()
+    assert runner.logger.last("epsilon") == 0.25
+
+
+def assert_same_batch(a, b):
+    assert a.scheme.keys() == b.scheme.keys()
+    for key, value in a.data.transition_data.items():
+        assert torch.equal(value, b[key]), key
+
+
+def test_without_a_saved_environment_a_restored_runner_starts_new_episodes(make_runner, toy):
+    runner, other = make_runner(toy.RestartableMac()), make_runner(toy.RestartableMac())
+    for _ in range(3):
+        runner.run()
+    waiting = len(runner._recorder)
+    other.load_state_dict(copy.deepcopy(runner.state_dict()))
+    assert other.t_env == runner.t_env
+    assert len(other._recorder) == waiting
+    for _ in range(3):
+        for episode in episodes_of(other.run()):
+            check_episode(episode, toy)
