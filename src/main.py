@@ -66,15 +66,16 @@ def _writable(folder: Path) -> Path:
 
 def train(config: dict[str, Any], argv: list[str]) -> int:
     """Train with a record under ``<local_results_path>/sacred/<alg>/<map>/<id>`` and return the exit code."""
+    from run import check_names, run  # imported here, when nearly all of the request is known to be good
+
+    check_names(config)
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
-    from sacred import SETTINGS, Experiment  # imported here, when the request is known to be good
+    from sacred import SETTINGS, Experiment
     from sacred.observers import FileStorageObserver
 
-    from run import check_names, run
     from utils.guards import TrainingDiverged
     from utils.logging import get_console_logger
 
-    check_names(config)
     SETTINGS.CAPTURE_MODE = "no"
     SETTINGS.CONFIG.READ_ONLY_CONFIG = False
     log = get_console_logger()

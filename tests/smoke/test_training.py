@@ -12,12 +12,13 @@ REPLAY = ["batch_size=4", "buffer_size=16", "steps_per_update=50"]
 ON_POLICY = ["steps_per_update=100"]
 TINY = [
     "t_max=400", "test_interval=200", "test_nepisode=4", "log_interval=100", "runner_log_interval=100",
-    "learner_log_interval=100", "hidden_dim=16", "batch_size_run=2", "cpu_threads=1", "seed=5",
+    "learner_log_interval=100", "hidden_dim=16", "batch_size_run=4", "cpu_threads=1", "seed=5",
 ]  # fmt: skip
+FORAGING = ["env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20", "runner=episode"]
 
 
-def _records(command_line, alg: str) -> list[Path]:
-    folder = command_line.results / "sacred" / alg / "3m"
+def _records(command_line, alg: str, task: str = "lbforaging_Foraging-8x8-2p-3f-v3") -> list[Path]:
+    folder = command_line.results / "sacred" / alg / task
     return sorted(path for path in folder.iterdir() if path.name.isdigit())
 
 
@@ -32,7 +33,7 @@ def test_a_run_leaves_a_complete_record_and_the_same_one_twice(command_line, loa
     for _ in range(2):
         done = command_line.train(alg, "smax", *TINY, *settings)
         assert done.returncode == 0, done.stderr
-    first, second = _records(command_line, alg)
+    first, second = _records(command_line, alg, "3m")
 
     *_, line = done.stdout.splitlines()
     assert line.startswith(f"{alg} on 3m, seed 5: 4")
@@ -57,7 +58,7 @@ def test_a_run_leaves_a_complete_record_and_the_same_one_twice(command_line, loa
 def test_another_seed_gives_other_metrics_and_no_seed_draws_one(command_line, load):
     assignments = [word for word in TINY if not word.startswith("seed")]
     for _ in range(2):
-        assert command_line.train("qmix", "smax", *assignments, *REPLAY, "t_max=100").returncode == 0
+        assert command_line.train("qmix", "gymma", *assignments, *FORAGING, *REPLAY).returncode == 0
     one, two = _records(command_line, "qmix")
     assert load(one / "config.json")["seed"] != load(two / "config.json")["seed"]
     assert _points(load(one / "metrics.json")) != _points(load(two / "metrics.json"))
@@ -65,7 +66,7 @@ def test_another_seed_gives_other_metrics_and_no_seed_draws_one(command_line, lo
 
 def test_event_files_and_models_lie_in_the_run_directory(command_line):
     extra = ["t_max=100", "use_tensorboard=True", "save_model=True"]
-    assert command_line.train("qmix", "smax", *TINY, *REPLAY, *extra).returncode == 0
+    assert command_line.train("qmix", "gymma", *TINY, *FORAGING, *REPLAY, *extra).returncode == 0
     (record,) = _records(command_line, "qmix")
     assert list((record / "tensorboard").glob("events.out.tfevents.*"))
     (models,) = (record / "models").iterdir()
@@ -73,7 +74,8 @@ def test_event_files_and_models_lie_in_the_run_directory(command_line):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(command_line, load):
-    done = command_line.train("qmix", "smax", *TINY, *REPLAY, "lr=1e38", "grad_norm_clip=1e30", "t_max=4000")
+    huge = ["lr=1e38", "grad_norm_clip=1e30", "t_max=4000"]
+    done = command_line.train("qmix", "gymma", *TINY, *FORAGING, *REPLAY, *huge)
     (record,) = _records(command_line, "qmix")
     assert done.returncode == 3, done.stderr
     *_, line = done.stderr.splitlines()
@@ -101,10 +103,16 @@ def _group_is_gone(group: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("runner", ["vector", "parallel"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_run_cleanly(command_line, load, runner, number):
-    words = command_line.words("mappo", "smax", *TINY, *ON_POLICY, f"runner={runner}", "t_max=1000000")
+@pytest.mark.parametrize(
+    ("number", "env", "task", "settings"),
+    [
+        (signal.SIGINT, "smax", "3m", ["runner=vector"]),
+        (signal.SIGINT, "gymma", "lbforaging_Foraging-8x8-2p-3f-v3", [*FORAGING, "runner=parallel"]),
+        (signal.SIGTERM, "gymma", "lbforaging_Foraging-8x8-2p-3f-v3", [*FORAGING, "runner=parallel"]),
+    ],
+)
+def test_an_interrupt_ends_the_run_cleanly(command_line, load, number, env, task, settings):
+    words = command_line.words("mappo", env, *TINY, *ON_POLICY, *settings, "t_max=1000000")
     process = command_line.start(words, start_new_session=True)
     try:
         seen = _wait_for_line(process, "steps/s")
@@ -120,7 +128,7 @@ def test_an_interrupt_ends_the_run_cleanly(command_line, load, runner, number):
     finally:
         if not _group_is_gone(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
-    (record,) = _records(command_line, "mappo")
+    (record,) = _records(command_line, "mappo", task)
     assert process.returncode == 130, seen + rest
     assert rest.splitlines()[-1] == f"Interrupted; the record so far is in {record}"
     assert "Traceback" not in seen + rest
