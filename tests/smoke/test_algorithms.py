@@ -11,8 +11,8 @@ TINY = {
     "cpu_threads": 1, "seed": 1, "runner": "episode",
     # GAWM
     "start_training_steps": 50, "wm_steps_per_update": 50, "wm_batch_size": 4, "wm_sequence_length": 8,
-    "wm_width": 16, "wm_latent_groups": 4, "wm_latent_classes": 4, "wm_fusion_layers": 1, "wm_fusion_heads": 2,
-    "policy_steps_per_round": 100, "imagination_episodes": 4, "imagination_starts": 16,
+    "wm_latent_groups": 4, "wm_latent_classes": 4, "wm_fusion_layers": 1, "wm_fusion_heads": 2,
+    "wm_width": 16, "policy_steps_per_round": 100, "imagination_episodes": 4, "imagination_starts": 16,
     "imagination_horizon": 5, "critic_width": 16,
 }  # fmt: skip
 FORAGING = ["env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20"]
