@@ -20,16 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["BATCHED_REGISTRY", "REGISTRY", "make_batched", "make_single", "validate"]
 
 
-def _smax(common_reward: bool = True, reward_scalarisation: str = "sum", **env_args: Any) -> MultiAgentEnv:
+def _smax(seed: int, **env_args: Any) -> MultiAgentEnv:
     from envs.smax import SMAXEnv
 
-    return SMAXEnv(**env_args)
+    return SMAXEnv(seed, **_without_reward_options(env_args))
 
 
 def _smax_batched(seeds: Sequence[int], **env_args: Any) -> BatchedEnv:
     from envs.smax import BatchedSMAX
 
-    return BatchedSMAX(seeds, **env_args)
+    return BatchedSMAX(seeds, **_without_reward_options(env_args))
+
+
+def _without_reward_options(env_args: dict[str, Any]) -> dict[str, Any]:
+    """For environments whose reward is the team's anyway."""
+    if not env_args["common_reward"]:
+        raise ValueError("SMAX rewards the team as a whole, so common_reward must be True.")
+    return {k: v for k, v in env_args.items() if k not in ("common_reward", "reward_scalarisation")}
 
 
 def _gymma(**env_args: Any) -> MultiAgentEnv:
@@ -41,27 +48,20 @@ def _gymma(**env_args: Any) -> MultiAgentEnv:
 # Single environments, as in EPyMARL: factory(seed=, common_reward=, reward_scalarisation=, **env_args).
 REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {"smax": _smax, "gymma": _gymma}
 
-# Simulators that step many episodes in one call: factory(seeds, **env_args).
+# Simulators that step many episodes in one call: factory(seeds, common_reward=, ..., **env_args).
 BATCHED_REGISTRY: dict[str, Callable[..., BatchedEnv]] = {"smax": _smax_batched}
 
 
 def make_single(args: Any, seed: int) -> MultiAgentEnv:
     """The environment ``args.env`` with ``args.env_args``."""
-    return REGISTRY[args.env](
-        **{
-            **args.env_args,
-            "seed": seed,
-            "common_reward": args.common_reward,
-            "reward_scalarisation": args.reward_scalarisation,
-        }
-    )
+    return REGISTRY[args.env](seed=seed, **_env_args(args))
 
 
 def make_batched(args: Any, seeds: Sequence[int]) -> BatchedEnv:
     """One slot per seed, stepped as ``args.runner`` says: "episode" (one environment in this process),
     "parallel" (a process each) or "vector" (one batched simulator; processes where there is none)."""
     if args.runner == "vector" and args.env in BATCHED_REGISTRY:
-        return BATCHED_REGISTRY[args.env](seeds, **args.env_args)
+        return BATCHED_REGISTRY[args.env](seeds, **_env_args(args))
     if args.runner == "episode":
         from envs.single_env import SingleEnv
 
@@ -71,3 +71,11 @@ def make_batched(args: Any, seeds: Sequence[int]) -> BatchedEnv:
     names = ("env", "env_args", "common_reward", "reward_scalarisation")
     settings = SimpleNamespace(**{name: getattr(args, name) for name in names})
     return SubprocessEnv(partial(make_single, settings), seeds)
+
+
+def _env_args(args: Any) -> dict[str, Any]:
+    return {
+        **args.env_args,
+        "common_reward": args.common_reward,
+        "reward_scalarisation": args.reward_scalarisation,
+    }

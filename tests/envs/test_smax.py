@@ -1,5 +1,7 @@
 """SMAX against the simulator it wraps, and the promises of a batched environment."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
+import envs
 from envs.smax import BatchedSMAX, SMAXEnv, _step_key, make_rules
 from envs.smax_scenarios import SCENARIOS, UNIT_TYPES
 
@@ -222,3 +225,15 @@ def test_single_environment_resets_to_the_next_episode_at_any_time():
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(env.reset(seed=6)[0], first)
     np.testing.assert_array_equal(env.get_obs_agent(1), first[1])
+
+
+def test_rewards_of_single_agents_are_refused():
+    args = SimpleNamespace(
+        env="smax",
+        env_args={"map_name": "3m"},
+        runner="vector",
+        common_reward=False,
+        reward_scalarisation="sum",
+    )
+    with pytest.raises(ValueError, match="common_reward"):
+        envs.make_batched(args, [1])

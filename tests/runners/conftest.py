@@ -18,7 +18,7 @@ N_AGENTS, N_ACTIONS, LIMIT = 2, 4, 9
 
 
 class ToyEnv(MultiAgentEnv):
-    """Episodes of random length, some cut by the time limit. Observation: (seed % 1000, episode, step, agent)."""
+    """Episodes of random length, some cut by the time limit. Observation: (slot, episode, step, agent)."""
 
     n_agents, episode_limit = N_AGENTS, LIMIT
 
@@ -57,14 +57,15 @@ class ToyEnv(MultiAgentEnv):
 
     def get_env_info(self):
         return {
-            "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "obs_shape": 4, "state_shape": 3, "episode_limit": LIMIT,
+            "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "obs_shape": 4, "state_shape": 3,
+            "episode_limit": LIMIT,
         }  # fmt: skip
 
 
 class ToyBatch(BatchedEnv):
     """Toy environments one after the other."""
 
-    def __init__(self, seeds, **kwargs):
+    def __init__(self, seeds, **kwargs):  # the arguments of ToyEnv
         self.slots = [Episodes(ToyEnv(seed, **kwargs), seed) for seed in seeds]
         self.n_envs, self.info = len(seeds), EnvInfo(**info_of(self.slots[0].env))
         self.steps, self.last = 0, [None] * len(seeds)
@@ -81,8 +82,8 @@ class ToyBatch(BatchedEnv):
 
 
 class ToyMac:
-    """Acts on the observation, the last action and a recurrent counter, and so rightly only if the runner handles
-    all three rightly. ``noise`` adds random choices."""
+    """Acts on the observation, the last action and a recurrent counter, so as expected only if the runner
+    handles all three rightly. ``noise`` adds random choices."""
 
     def __init__(self, noise=False):
         self.noise = noise
@@ -145,7 +146,7 @@ class Log:
 
 @pytest.fixture
 def make_runner(monkeypatch):
-    """make_runner(mac, runner=..., batch_size_run=..., **args) -> a runner that is set up; it is closed after."""
+    """make_runner(mac, runner=..., batch_size_run=..., **args) -> a runner, set up, closed at the end."""
     monkeypatch.setitem(envs.REGISTRY, "toy", ToyEnv)
     monkeypatch.setitem(envs.BATCHED_REGISTRY, "toy", ToyBatch)
     made = []

@@ -111,7 +111,7 @@ def test_both_ways_play_the_same_episodes(make_runner, toy):
 def test_a_test_plays_its_number_of_episodes_and_logs_them(make_runner, toy):
     runner = make_runner(toy.RestartableMac(), runner="episode", test_nepisode=7)
     runner.run(test_mode=True)
-    first = dict((key, value) for key, value, _ in runner.logger.stats)
+    first = {key: value for key, value, _ in runner.logger.stats}
     env = runner._test_env
     episodes = [env._episodes.env.episode, runner.t_env]
     assert episodes == [7, 0]  # seven were played, and the eighth is ready
@@ -159,7 +159,7 @@ def test_statistics_are_means_over_the_ended_episodes(make_runner, toy):
 
 def test_individual_rewards(make_runner, toy):
     mac = toy.RestartableMac()
-    runner = make_runner(mac, common_reward=False, env_args={"common_reward": False})
+    runner = make_runner(mac, common_reward=False)
     for episode in episodes_of(runner.run()):
         assert episode["reward"].shape[1] == 2
         check_episode(episode, toy)

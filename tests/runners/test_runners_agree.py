@@ -38,15 +38,14 @@ def make_smax(make_runner):
 
 
 def test_vector_parallel_and_episode_runner_agree(make_smax):
-    vector, parallel, episode = (make_smax(name) for name in ("vector", "parallel", "episode"))
-    for _ in range(3):
+    episode, vector, parallel = (make_smax(name) for name in ("episode", "vector", "parallel"))
+    wanted, played = [episode.run() for _ in range(3)], []
+    for _ in range(4):
         batch = vector.run()
         assert_same_batch(batch, parallel.run())
+        played += [batch[0], batch[1]]
     assert vector.t_env == parallel.t_env
     # The episode runner's only slot has the seed of the others' first one: its episodes are among theirs.
-    vector, wanted = make_smax("vector"), [episode.run() for _ in range(3)]
-    found = [vector.run() for _ in range(4)]
-    played = [batch[i] for batch in found for i in range(2)]
     for ours in wanted:
         first = ours["obs"][0, 0]
         assert_same_batch(ours, next(e for e in played if torch.equal(e["obs"][0, 0], first)))
