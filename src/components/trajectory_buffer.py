@@ -137,14 +137,20 @@ class TrajectoryBuffer:
         starts = self._rng.integers(oldest, self._written - length + 1, size=batch_size)
         return self._gather(starts[:, None] + np.arange(length))
 
-    def sample_episodes(self, batch_size: int) -> tuple[Trajectories, Tensor]:
+    def sample_episodes(self, batch_size: int, newest: int | None = None) -> tuple[Trajectories, Tensor]:
         """Draw whole episodes, with replacement, in proportion to their lengths.
+
+        Args:
+            batch_size: how many.
+            newest: draw from the newest so many records only, rounded up to whole episodes.
 
         Returns:
             Trajectories (batch_size, T) with T the longest length drawn, and a (batch_size, T) bool mask of
             the records that belong to the episode; the others repeat its last record.
         """
         spans = np.array(self._episodes)
+        if newest is not None:
+            spans = spans[spans.sum(axis=1) > self._written - newest]
         chosen = self._rng.choice(len(spans), size=batch_size, p=spans[:, 1] / spans[:, 1].sum())
         starts, lengths = spans[chosen, 0], spans[chosen, 1]
         steps = np.arange(lengths.max())

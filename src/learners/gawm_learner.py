@@ -11,7 +11,7 @@ from components.imagination import StartStates, imagine
 from components.pseudo_buffer import PseudoBuffer
 from components.trajectory_buffer import Trajectories, TrajectoryBuffer
 from controllers.basic_controller import BasicMAC
-from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig
+from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
 from modules.world_models.losses import WorldModelLossConfig, world_model_loss
 from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
 from utils.clocks import Every, Ratio
@@ -42,6 +42,7 @@ class GAWMConfig:
     wm_grad_norm_clip: float
     policy_steps_per_round: float  # environment steps per imagination round and PPO phase
     imagination_episodes: int  # real episodes whose moments imagination may start from
+    imagination_newest: int  # records of the newest real play they are drawn from
     imagination_starts: int  # rollouts per round
     imagination_horizon: int  # steps per rollout
 
@@ -102,30 +103,33 @@ class GAWMLearner:
         return {**{key: term.detach() for key, term in terms.items()}, "wm_grad_norm": norm}
 
     def _train_policy(self, t_env: int) -> dict[str, Tensor]:
-        start = self._start_states()
+        start, real = self._start_states()
         self.pseudo.insert(imagine(self.world_model, self.mac, start, self.config.imagination_horizon))
-        statistics = self.behaviour.update(self.pseudo.all(), t_env)
+        statistics = self.behaviour.update(self.pseudo.all(), real, t_env)
         check_all_finite(statistics, t_env)
         return statistics
 
     @torch.no_grad()
-    def _start_states(self) -> StartStates:
+    def _start_states(self) -> tuple[StartStates, RealPlay]:
         """Draw moments of real episodes, with the model's posterior and the policy's memory at each.
 
         Both are run from the episode's first step, so neither starts from a truncated history. The final
         observation of an episode is no start: nothing is done after it.
         """
-        data, mask = self.trajectories.sample_episodes(self.config.imagination_episodes)
+        data, mask = self.trajectories.sample_episodes(
+            self.config.imagination_episodes, newest=self.config.imagination_newest
+        )
         state, _ = self.world_model.observe(data.obs, data.actions, data.is_first)
         moments = (mask & ~data.is_last).nonzero()
         chosen = torch.randint(len(moments), (self.config.imagination_starts,)).to(moments.device)
         at = tuple(moments[chosen].T)
-        return StartStates(
+        start = StartStates(
             LatentState(state.h[at], state.z[at]),
             data.obs[at],
             data.avail_actions[at],
             self._actor_memory(data)[at],
         )
+        return start, RealPlay(state.features, data.trend, data.continues, mask)
 
     def _actor_memory(self, data: Trajectories) -> Tensor:
         """The policy's recurrent state before each observation, (B, T, n, hidden)."""

@@ -1,7 +1,7 @@
 """Behaviour learnt in imagination: PPO for the decentralised policy, a critic on model features."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class ImaginedPPOConfig:
     critic_lr: float  # Adam step size of the critic
     grad_norm_clip: float  # of policy and critic each
     critic_width: int  # hidden units of the critic
+    critic_real_scale: float  # weight of the critic's error on real play
 
 
 def lambda_returns(reward: Tensor, continues: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
@@ -50,6 +51,15 @@ def lambda_returns(reward: Tensor, continues: Tensor, values: Tensor, gamma: flo
         following = blended[:, k] + discount[:, k] * lam * following
         returns[:, k] = following
     return returns
+
+
+class RealPlay(NamedTuple):
+    """Real episodes as the world model's posterior sees them, to keep the critic in touch with reality."""
+
+    features: Tensor  # (B, T, n, feature_size)
+    reward: Tensor  # (B, T) on arrival
+    continues: Tensor  # (B, T) on arrival, 0 where the task terminated
+    mask: Tensor  # (B, T) bool, which records belong to the episode
 
 
 class ImaginedPPO:
@@ -73,12 +83,17 @@ class ImaginedPPO:
             config.entropy_coef, config.entropy_coef_final, anneal, decay="linear"
         )
 
-    def update(self, data: Imagined, t_env: int) -> dict[str, Tensor]:
-        """One PPO phase over all of ``data``; returns the mean of each statistic over its gradient steps."""
+    def update(self, data: Imagined, real: RealPlay, t_env: int) -> dict[str, Tensor]:
+        """One PPO phase over all of ``data``; returns the mean of each statistic over its gradient steps.
+
+        The critic is trained on real play, too: an imagined rollout ends in a value, and one that was learnt
+        from imagination alone passes the model's errors on.
+        """
         entropy_coef = self.entropy_schedule.eval(t_env)
         for group in self.actor_optimiser.param_groups:
             group["lr"] = self.lr_schedule.eval(t_env)
         returns, advantages, weight = self._targets(data)
+        real_features, real_returns = self._real_targets(real)
         size = len(data.actions)
         statistics: list[dict[str, Tensor]] = []
         for _ in range(self.config.epochs):
@@ -86,7 +101,13 @@ class ImaginedPPO:
                 chosen = data.select(index)
                 statistics.append(
                     {
-                        **self._critic_step(chosen.features[:, :-1], returns[index], weight[index]),
+                        **self._critic_step(
+                            chosen.features[:, :-1],
+                            returns[index],
+                            weight[index],
+                            real_features,
+                            real_returns,
+                        ),
                         **self._actor_step(chosen, advantages[index], weight[index], entropy_coef),
                     }
                 )
@@ -108,13 +129,38 @@ class ImaginedPPO:
         variance = ((advantages - mean).square() * reached).sum() / reached.sum()
         return returns, (advantages - mean) / (variance.sqrt() + 1e-8), reached
 
-    def _critic_step(self, features: Tensor, returns: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        loss = (self.critic.loss(features, returns) * weight).sum() / weight.sum()
+    @torch.no_grad()
+    def _real_targets(self, real: RealPlay) -> tuple[Tensor, Tensor]:
+        """Features (M, n, feature_size) of all steps that were followed by another, and their lambda-returns."""
+        values = self.critic.value(real.features)
+        happened = real.mask[:, 1:]
+        # Behind its last record an episode stands still: the return there is the value, which a time limit
+        # bootstraps from.
+        reward = torch.where(happened, real.reward[:, 1:], values[:, :-1])
+        continues = torch.where(happened, real.continues[:, 1:], 0.0)
+        returns = lambda_returns(reward, continues, values, self.config.gamma, self.config.gae_lambda)
+        return real.features[:, :-1][happened], returns[happened]
+
+    def _critic_step(
+        self,
+        features: Tensor,
+        returns: Tensor,
+        weight: Tensor,
+        real_features: Tensor,
+        real_returns: Tensor,
+    ) -> dict[str, Tensor]:
+        imagined_loss = (self.critic.loss(features, returns) * weight).sum() / weight.sum()
+        real_loss = self.critic.loss(real_features, real_returns).mean()
+        loss = imagined_loss + self.config.critic_real_scale * real_loss
         self.critic_optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.config.grad_norm_clip)
         self.critic_optimiser.step()
-        return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+        return {
+            "critic_loss": imagined_loss.detach(),
+            "critic_real_loss": real_loss.detach(),
+            "critic_grad_norm": norm,
+        }
 
     def _actor_step(
         self, data: Imagined, advantages: Tensor, weight: Tensor, entropy_coef: float

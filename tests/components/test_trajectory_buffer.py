@@ -107,6 +107,14 @@ def test_episodes_are_drawn_in_proportion_to_their_length() -> None:
     assert (mask.sum(dim=1) == 6).float().mean().item() == pytest.approx(0.75, abs=0.03)
 
 
+def test_the_newest_records_can_be_asked_for() -> None:
+    buffer = make_buffer()
+    for i in range(5):
+        buffer.insert_episode_batch(episodes([(3, True)], first_id=i))  # 4 records each
+    data, _ = buffer.sample_episodes(200, newest=6)
+    assert set((data.obs[:, 0, 0, 0] // 100).tolist()) == {3, 4}
+
+
 def test_individual_rewards_are_summed() -> None:
     batch = episodes([(2, True)])
     batch.data.transition_data["reward"] = batch["reward"].expand(-1, -1, 2).contiguous()

@@ -43,6 +43,7 @@ ARGS: dict[str, Any] = {
     "policy_steps_per_round": 10,
     "imagination_episodes": 4,
     "imagination_starts": 6,
+    "imagination_newest": 100,
     "imagination_horizon": 3,
     "wm_width": 16,
     "wm_latent_groups": 4,
@@ -69,6 +70,7 @@ ARGS: dict[str, Any] = {
     "critic_lr": 1e-3,
     "grad_norm_clip": 10.0,
     "critic_width": 16,
+    "critic_real_scale": 1.0,
 }
 SCHEME = {
     "obs": {"vshape": OBS, "group": "agents"},
@@ -163,7 +165,7 @@ def test_imagination_never_starts_where_an_episode_has_ended() -> None:
     for row, length in enumerate([1, 4, 8]):
         episodes["obs"][row, length] = 7.0  # only final observations are 7
     learner.trajectories.insert_episode_batch(episodes)
-    start = learner._start_states()
+    start, _ = learner._start_states()
     assert start.obs.shape == (300, N_AGENTS, OBS)
     assert not (start.obs == 7.0).any()
 

@@ -15,7 +15,7 @@ from components.imagination import (
 )
 from components.pseudo_buffer import Imagined, PseudoBuffer
 from controllers.basic_controller import BasicMAC
-from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, lambda_returns
+from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay, lambda_returns
 from modules.world_models.world_model import LatentState, Prediction, WorldModel, WorldModelConfig
 
 N, N_AGENTS, OBS, ACTIONS, HORIZON = 7, 3, 5, 4, 6
@@ -56,8 +56,17 @@ def make_ppo(mac: BasicMAC, feature_size: int, **changes: Any) -> ImaginedPPO:
         "critic_lr": 1e-3,
         "grad_norm_clip": 10.0,
         "critic_width": 16,
+        "critic_real_scale": 1.0,
     }
     return ImaginedPPO(mac, feature_size, ImaginedPPOConfig(**{**values, **changes}))
+
+
+def make_real(feature_size: int) -> RealPlay:
+    """Two episodes: three steps up to a terminal, five up to a time limit."""
+    continues = torch.ones(2, 6)
+    continues[0, 3] = 0
+    mask = torch.arange(6) < torch.tensor([[4], [6]])
+    return RealPlay(torch.randn(2, 6, N_AGENTS, feature_size), torch.randn(2, 6), continues, mask)
 
 
 def make_start(model: WorldModel) -> StartStates:
@@ -108,6 +117,22 @@ def test_an_imagined_rollouts_returns_equal_a_slow_reference() -> None:
             assert returns[n, start].item() == pytest.approx(total, rel=1e-3, abs=1e-3)
     assert torch.all(reached[:, 0] == 1)
     assert torch.allclose(reached[:, 3], data.continues[:, :3].prod(dim=1))
+
+
+def test_real_returns_stop_at_a_terminal_and_are_bootstrapped_at_a_time_limit() -> None:
+    torch.manual_seed(0)
+    ppo = make_ppo(make_mac(), 6, gae_lambda=1.0)
+    torch.nn.init.normal_(ppo.critic.value_head[-1].weight)  # type: ignore[arg-type]
+    real = make_real(6)
+    features, returns = ppo._real_targets(real)
+    last_value = ppo.critic.value(real.features[1, 5]).item()
+    expected = []
+    for row, (steps, end) in enumerate([(3, 0.0), (5, last_value)]):
+        for k in range(steps):
+            rewards = [0.95 ** (t - k) * real.reward[row, t + 1].item() for t in range(k, steps)]
+            expected.append(sum(rewards) + 0.95 ** (steps - k) * end)
+    assert returns.tolist() == pytest.approx(expected, abs=1e-4)
+    assert torch.equal(features, torch.cat([real.features[0, :3], real.features[1, :5]]))
 
 
 def test_imagination_starts_in_reality_and_only_takes_available_actions() -> None:
@@ -161,9 +186,12 @@ def test_behaviour_learning_changes_neither_world_model_nor_gets_the_critic_into
     agent_before = [parameter.clone() for parameter in mac.parameters()]
     data = imagine(model, mac, make_start(model), HORIZON)
     assert not any(field.requires_grad for field in data)
-    ppo._critic_step(data.features[:, :-1], torch.randn(N, HORIZON), torch.ones(N, HORIZON))
+    real = make_real(model.feature_size)
+    ppo._critic_step(
+        data.features[:, :-1], torch.randn(N, HORIZON), torch.ones(N, HORIZON), *ppo._real_targets(real)
+    )
     assert all(torch.equal(a, b) for a, b in zip(agent_before, mac.parameters(), strict=True))
-    ppo.update(data, t_env=0)
+    ppo.update(data, real, t_env=0)
     assert all(torch.equal(a, b) for a, b in zip(model_before, model.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -202,7 +230,7 @@ def test_ppo_learns_which_action_pays() -> None:
         continues = torch.zeros(64, HORIZON)
         data = Imagined(obs, avail, actions, log_probs, hidden, features, reward, continues)
         data = data._replace(continues=torch.ones_like(continues))
-        ppo.update(data, t_env=0)
+        ppo.update(data, make_real(6), t_env=0)
     assert log_policy.exp()[..., 1].mean().item() > 0.8
 
 
@@ -210,7 +238,8 @@ def test_learning_rate_and_entropy_bonus_fall_linearly() -> None:
     torch.manual_seed(0)
     model, mac = make_model(), make_mac()
     ppo = make_ppo(mac, model.feature_size)
-    ppo.update(imagine(model, mac, make_start(model), HORIZON), t_env=500)
+    data = imagine(model, mac, make_start(model), HORIZON)
+    ppo.update(data, make_real(model.feature_size), t_env=500)
     assert ppo.actor_optimiser.param_groups[0]["lr"] == pytest.approx(5.5e-4)
     assert ppo.entropy_schedule.eval(500) == pytest.approx(0.005)
 

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from components.trajectory_buffer import Trajectories
 from modules.world_models.world_model import WorldModel
 
+SMALLEST_VARIANCE = 1e-2  # added to that of every entry: one that hardly changes must not count without bound
+
 
 @dataclass(frozen=True)
 class WorldModelLossConfig:
@@ -15,13 +17,31 @@ class WorldModelLossConfig:
 
     wm_kl_prior: float  # weight of pulling the prior towards the posterior
     wm_kl_posterior: float  # weight of pulling the posterior towards the prior
-    wm_obs_scale: float  # weight of the observation error, summed over the observation's entries
+    wm_obs_scale: float  # weight of the observation's likelihood
     wm_reward_scale: float  # weight of the reward's cross-entropy
 
 
 def alive(obs: Tensor) -> Tensor:
     """(..., obs_size) -> (...) bool: a dead agent observes nothing but zeros."""
     return (obs != 0).any(dim=-1)
+
+
+def standardised_error(predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+    """Squared error in units of each entry's own variance, summed over the entries, the mean over what counts.
+
+    So a position, which varies little, is not drowned by a weapon's cooldown, which varies much.
+
+    Args:
+        predicted, target: (..., size).
+        counts: (...) bool, which ones to look at.
+    """
+    weights = counts.unsqueeze(-1) / counts.sum().clamp_min(1)
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * weights).flatten(0, -2).sum(dim=0)
+
+    variance = mean((target - mean(target)).square())
+    return 0.5 * (mean((predicted - target).square()) / (variance + SMALLEST_VARIANCE)).sum()
 
 
 def world_model_loss(
@@ -40,12 +60,11 @@ def world_model_loss(
     kl_prior = model.latents.kl(posterior.detach(), prior)
     kl_posterior = model.latents.kl(posterior, prior.detach())
     living = alive(data.obs)
-    obs_error = F.smooth_l1_loss(predicted.obs, data.obs, reduction="none").sum(dim=-1)
     team_reward = data.trend.unsqueeze(-1).expand(-1, -1, n_agents)
     continues = data.continues.unsqueeze(-1).expand(-1, -1, n_agents)
     terms = {
         "wm_kl": kl_prior.detach().mean(),
-        "wm_obs_loss": (obs_error * living).sum() / living.sum().clamp_min(1),
+        "wm_obs_loss": standardised_error(predicted.obs, data.obs, living),
         "wm_avail_loss": F.binary_cross_entropy_with_logits(
             predicted.avail_logits, data.avail_actions.float(), reduction="none"
         )
