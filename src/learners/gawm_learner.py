@@ -157,7 +157,7 @@ class GAWMLearner:
             "wm_clock": self.wm_clock,
             "policy_clock": self.policy_clock,
             "log_clock": self.log_clock,
-            **self.behaviour.networks(),
+            "behaviour": self.behaviour,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Behaviour learnt in imagination: PPO for the decentralised policy, a critic on model features."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
 
+SMALLEST_BONUS, LARGEST_BONUS = 1e-4, 1.0  # weights between which the entropy bonus moves
+
 
 @dataclass(frozen=True)
 class ImaginedPPOConfig:
@@ -22,8 +25,9 @@ class ImaginedPPOConfig:
     epochs: int  # passes over the pseudo buffer per imagination round
     minibatches: int  # gradient steps per pass
     eps_clip: float  # PPO's clipping of the probability ratio
-    entropy_coef: float  # weight of the entropy bonus at the start
-    entropy_coef_final: float  # and after policy_anneal_time
+    entropy_coef: float  # weight of the entropy bonus at the start; it then follows the target
+    entropy_target: float  # entropy aimed at, as a share of the uniform policy's, at the start
+    entropy_target_final: float  # and after policy_anneal_time
     lr: float  # Adam step size of the policy at the start
     lr_final: float  # and after policy_anneal_time
     policy_anneal_time: int  # environment steps over which both fall linearly
@@ -80,8 +84,9 @@ class ImaginedPPO:
         anneal = config.policy_anneal_time
         self.lr_schedule = DecayThenFlatSchedule(config.lr, config.lr_final, anneal, decay="linear")
         self.entropy_schedule = DecayThenFlatSchedule(
-            config.entropy_coef, config.entropy_coef_final, anneal, decay="linear"
+            config.entropy_target, config.entropy_target_final, anneal, decay="linear"
         )
+        self.entropy_coef = config.entropy_coef
 
     def update(self, data: Imagined, real: RealPlay, t_env: int) -> dict[str, Tensor]:
         """One PPO phase over all of ``data``; returns the mean of each statistic over its gradient steps.
@@ -89,7 +94,6 @@ class ImaginedPPO:
         The critic is trained on real play, too: an imagined rollout ends in a value, and one that was learnt
         from imagination alone passes the model's errors on.
         """
-        entropy_coef = self.entropy_schedule.eval(t_env)
         for group in self.actor_optimiser.param_groups:
             group["lr"] = self.lr_schedule.eval(t_env)
         returns, advantages, weight = self._targets(data)
@@ -108,11 +112,25 @@ class ImaginedPPO:
                             real_features,
                             real_returns,
                         ),
-                        **self._actor_step(chosen, advantages[index], weight[index], entropy_coef),
+                        **self._actor_step(chosen, advantages[index], weight[index]),
                     }
                 )
         mean = {key: torch.stack([s[key] for s in statistics]).mean() for key in statistics[0]}
-        return {**mean, "imagined_return": returns[:, 0].mean()}
+        self._follow_entropy_target(mean["entropy"].item(), t_env)
+        return {
+            **mean,
+            "imagined_return": returns[:, 0].mean(),
+            "entropy_coef": returns.new_tensor(self.entropy_coef),
+        }
+
+    def _follow_entropy_target(self, entropy: float, t_env: int) -> None:
+        """Raise the bonus where the policy has become more certain than it should be yet, lower it else.
+
+        How strong a bonus keeps a policy exploring differs from map to map, and with the model's certainty;
+        how much exploration is wanted does not.
+        """
+        missing = self.entropy_schedule.eval(t_env) - entropy
+        self.entropy_coef = min(max(self.entropy_coef * math.exp(missing), SMALLEST_BONUS), LARGEST_BONUS)
 
     @torch.no_grad()
     def _targets(self, data: Imagined) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,7 +149,7 @@ class ImaginedPPO:
 
     @torch.no_grad()
     def _real_targets(self, real: RealPlay) -> tuple[Tensor, Tensor]:
-        """Features (M, n, feature_size) of all steps that were followed by another, and their lambda-returns."""
+        """Features (M, n, feature_size) of all steps that another followed, and their lambda-returns (M,)."""
         values = self.critic.value(real.features)
         happened = real.mask[:, 1:]
         # Behind its last record an episode stands still: the return there is the value, which a time limit
@@ -162,15 +180,15 @@ class ImaginedPPO:
             "critic_grad_norm": norm,
         }
 
-    def _actor_step(
-        self, data: Imagined, advantages: Tensor, weight: Tensor, entropy_coef: float
-    ) -> dict[str, Tensor]:
+    def _actor_step(self, data: Imagined, advantages: Tensor, weight: Tensor) -> dict[str, Tensor]:
         logits, _ = self.mac.run_agent(self.mac.agent_inputs(data.obs), data.actor_hidden)
         log_policy = masked_log_softmax(logits, data.avail_actions)
         log_probs = log_policy.gather(-1, data.actions.unsqueeze(-1)).squeeze(-1)
-        entropy = -(log_policy.exp() * log_policy.masked_fill(~data.avail_actions, 0.0)).sum(dim=-1)
+        nats = -(log_policy.exp() * log_policy.masked_fill(~data.avail_actions, 0.0)).sum(dim=-1)
         # Where only one action can be taken there is nothing to learn, and nothing to explore.
-        weight = weight.unsqueeze(-1) * (data.avail_actions.sum(dim=-1) > 1)
+        choices = data.avail_actions.sum(dim=-1)
+        weight = weight.unsqueeze(-1) * (choices > 1)
+        entropy = nats / choices.clamp_min(2).log()
         total = weight.sum().clamp_min(1e-8)
 
         log_ratio = log_probs - data.log_probs
@@ -180,7 +198,7 @@ class ImaginedPPO:
         pg_loss = -(torch.minimum(ratio * advantages, clipped * advantages) * weight).sum() / total
         mean_entropy = (entropy * weight).sum() / total
         self.actor_optimiser.zero_grad()
-        (pg_loss - entropy_coef * mean_entropy).backward()
+        (pg_loss - self.entropy_coef * mean_entropy).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.config.grad_norm_clip)
         self.actor_optimiser.step()
         with torch.no_grad():
@@ -192,11 +210,21 @@ class ImaginedPPO:
             "agent_grad_norm": norm,
         }
 
-    def networks(self) -> dict[str, Any]:
-        """What training changes, by name, for saving."""
+    def _parts(self) -> dict[str, Any]:
         return {
             "agent": self.mac.agent,
             "critic": self.critic,
             "actor_optimiser": self.actor_optimiser,
             "critic_optimiser": self.critic_optimiser,
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers and the entropy bonus."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**parts, "entropy_coef": self.entropy_coef}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where ``state_dict`` was taken."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.entropy_coef = state["entropy_coef"]

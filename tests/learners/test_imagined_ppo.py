@@ -49,7 +49,8 @@ def make_ppo(mac: BasicMAC, feature_size: int, **changes: Any) -> ImaginedPPO:
         "minibatches": 2,
         "eps_clip": 0.2,
         "entropy_coef": 0.01,
-        "entropy_coef_final": 0.0,
+        "entropy_target": 0.5,
+        "entropy_target_final": 0.1,
         "lr": 1e-3,
         "lr_final": 1e-4,
         "policy_anneal_time": 1000,
@@ -170,7 +171,7 @@ def test_the_policy_sees_observations_only() -> None:
         mac.agent.load_state_dict(before)
         ppo = make_ppo(mac, model.feature_size)
         traced = data._replace(features=features.requires_grad_())
-        ppo._actor_step(traced, advantages, weight, entropy_coef=0.01)
+        ppo._actor_step(traced, advantages, weight)
         assert features.grad is None
         stepped.append({name: value.clone() for name, value in mac.agent.state_dict().items()})
     for name in before:
@@ -207,7 +208,6 @@ def test_forced_steps_teach_the_policy_nothing() -> None:
         data._replace(avail_actions=forced, actions=torch.full_like(data.actions, 2)),
         torch.randn(N, HORIZON),
         torch.ones(N, HORIZON),
-        entropy_coef=0.1,
     )
     assert all(torch.equal(a, b) for a, b in zip(before, mac.parameters(), strict=True))
 
@@ -215,7 +215,7 @@ def test_forced_steps_teach_the_policy_nothing() -> None:
 def test_ppo_learns_which_action_pays() -> None:
     torch.manual_seed(0)
     mac = make_mac()
-    ppo = make_ppo(mac, 6, lr=1e-2, epochs=4)
+    ppo = make_ppo(mac, 6, lr=1e-2, epochs=4, entropy_target=0.1)
     for _ in range(30):
         obs = torch.randn(64, HORIZON, N_AGENTS, OBS)
         avail = torch.ones(64, HORIZON, N_AGENTS, ACTIONS, dtype=torch.bool)
@@ -234,14 +234,25 @@ def test_ppo_learns_which_action_pays() -> None:
     assert log_policy.exp()[..., 1].mean().item() > 0.8
 
 
-def test_learning_rate_and_entropy_bonus_fall_linearly() -> None:
+def test_the_learning_rate_falls_linearly() -> None:
     torch.manual_seed(0)
     model, mac = make_model(), make_mac()
     ppo = make_ppo(mac, model.feature_size)
     data = imagine(model, mac, make_start(model), HORIZON)
     ppo.update(data, make_real(model.feature_size), t_env=500)
     assert ppo.actor_optimiser.param_groups[0]["lr"] == pytest.approx(5.5e-4)
-    assert ppo.entropy_schedule.eval(500) == pytest.approx(0.005)
+
+
+def test_the_entropy_bonus_follows_the_target() -> None:
+    ppo = make_ppo(make_mac(), 6)
+    ppo._follow_entropy_target(entropy=0.9, t_env=0)
+    assert ppo.entropy_coef < 0.01
+    ppo.entropy_coef = 0.01
+    ppo._follow_entropy_target(entropy=0.29, t_env=500)  # the target is 0.3 there
+    assert 0.01 < ppo.entropy_coef < 0.0102
+    ppo.entropy_coef = 0.01
+    ppo._follow_entropy_target(entropy=0.3, t_env=5000)
+    assert ppo.entropy_coef < 0.01
 
 
 def test_the_dead_see_nothing_and_somebody_can_always_act() -> None:
