@@ -61,7 +61,9 @@ class GAWMLearner:
         self.world_model = WorldModel(
             config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args)
         )
-        self.wm_optimiser = torch.optim.Adam(self.world_model.parameters(), lr=config.wm_lr, eps=1e-5)
+        self.wm_optimiser = torch.optim.Adam(
+            self.world_model.parameters(), lr=config.wm_lr, eps=1e-5, fused=True
+        )
         self.behaviour = ImaginedPPO(mac, self.world_model.feature_size, read(ImaginedPPOConfig, args))
         self.trajectories = TrajectoryBuffer(
             config.replay_capacity,

@@ -13,7 +13,8 @@ from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
 
-SMALLEST_BONUS, LARGEST_BONUS = 1e-4, 1.0  # weights between which the entropy bonus moves
+SMALLEST_BONUS, LARGEST_BONUS = 1e-2, 0.3  # weights between which the entropy bonus moves
+BONUS_GAIN = 3.0  # change of its logarithm per round and unit of missing entropy
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ class ImaginedPPO:
         self.mac = mac
         self.config = config
         self.critic = LatentCritic(feature_size, config.critic_width)
-        self.actor_optimiser = torch.optim.Adam(mac.parameters(), lr=config.lr, eps=1e-5)
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, eps=1e-5)
+        self.actor_optimiser = torch.optim.Adam(mac.parameters(), lr=config.lr, eps=1e-5, fused=True)
+        self.critic_optimiser = torch.optim.Adam(
+            self.critic.parameters(), lr=config.critic_lr, eps=1e-5, fused=True
+        )
         anneal = config.policy_anneal_time
         self.lr_schedule = DecayThenFlatSchedule(config.lr, config.lr_final, anneal, decay="linear")
         self.entropy_schedule = DecayThenFlatSchedule(
@@ -130,7 +133,9 @@ class ImaginedPPO:
         how much exploration is wanted does not.
         """
         missing = self.entropy_schedule.eval(t_env) - entropy
-        self.entropy_coef = min(max(self.entropy_coef * math.exp(missing), SMALLEST_BONUS), LARGEST_BONUS)
+        self.entropy_coef = min(
+            max(self.entropy_coef * math.exp(BONUS_GAIN * missing), SMALLEST_BONUS), LARGEST_BONUS
+        )
 
     @torch.no_grad()
     def _targets(self, data: Imagined) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Behaviour learning: returns against a slow reference, and a policy that never touches the latent."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -245,14 +246,18 @@ def test_the_learning_rate_falls_linearly() -> None:
 
 def test_the_entropy_bonus_follows_the_target() -> None:
     ppo = make_ppo(make_mac(), 6)
-    ppo._follow_entropy_target(entropy=0.9, t_env=0)
-    assert ppo.entropy_coef < 0.01
-    ppo.entropy_coef = 0.01
-    ppo._follow_entropy_target(entropy=0.29, t_env=500)  # the target is 0.3 there
-    assert 0.01 < ppo.entropy_coef < 0.0102
-    ppo.entropy_coef = 0.01
-    ppo._follow_entropy_target(entropy=0.3, t_env=5000)
-    assert ppo.entropy_coef < 0.01
+
+    def bonus_after(entropy: float, t_env: int) -> float:
+        ppo.entropy_coef = 0.05
+        ppo._follow_entropy_target(entropy, t_env)
+        return ppo.entropy_coef
+
+    assert bonus_after(entropy=0.9, t_env=0) < 0.05  # the target falls from 0.5 to 0.1 over 1000 steps
+    assert bonus_after(entropy=0.29, t_env=500) == pytest.approx(0.05 * math.exp(3 * 0.01))
+    assert bonus_after(entropy=0.09, t_env=5000) > 0.05
+    for _ in range(100):
+        ppo._follow_entropy_target(entropy=0.0, t_env=0)
+    assert ppo.entropy_coef == 0.3
 
 
 def test_the_dead_see_nothing_and_somebody_can_always_act() -> None:
