@@ -9,6 +9,7 @@ THREADS ?= 2
 DEMO_ALG   ?= gawm_small
 DEMO_MAP   ?= 3m
 DEMO_STEPS ?= 10000
+DEMO_TEST  ?= 1000
 DEMO_SEED  ?= 0
 
 .PHONY: demo test test-slow lint install clean
@@ -26,7 +27,8 @@ $(STAMP): requirements.txt requirements-dev.txt
 
 demo: $(STAMP)
 	@$(PY) src/main.py --config=$(DEMO_ALG) --env-config=smax with env_args.map_name=$(DEMO_MAP) \
-	  t_max=$(DEMO_STEPS) seed=$(DEMO_SEED) cpu_threads=$(THREADS)
+	  t_max=$(DEMO_STEPS) test_interval=$(DEMO_TEST) log_interval=$(DEMO_TEST) seed=$(DEMO_SEED) \
+	  cpu_threads=$(THREADS)
 	@$(PY) src/plot.py "$$(ls -td results/sacred/$(DEMO_ALG)/$(DEMO_MAP)/[0-9]* | head -n 1)" \
 	  --out results/plots/$(DEMO_ALG)_$(DEMO_MAP).png
 

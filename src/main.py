@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import envs
 from utils import interrupts
@@ -26,6 +26,7 @@ from utils.seeding import draw_seed
 from utils.threads import limit_threads
 
 ROOT = Path(__file__).resolve().parents[1]
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
 def main(argv: list[str]) -> int:
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print("Interrupted before training began.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def configuration(argv: list[str]) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def train(config: dict[str, Any], argv: list[str]) -> int:
         result = experiment.run(meta_info={"command": argv}).result
     except KeyboardInterrupt:
         print(f"Interrupted; the record so far is in {observer.dir}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except TrainingDiverged as stop:
         print(
             f"Training stopped: {stop.term} became NaN or infinite at environment step {stop.step}; "
@@ -132,5 +133,18 @@ def _add_versions(sacred_run: Any) -> None:
         sacred_run.add_artifact(str(path))
 
 
+def _exit(code: int) -> NoReturn:
+    """End the process with ``code``.
+
+    What an interrupt broke off may still be computed by a native thread, on which Python's teardown aborts
+    now and then: after an interrupt, when everything has been closed, the teardown is skipped.
+    """
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _exit(main(sys.argv[1:]))
