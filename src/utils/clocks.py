@@ -26,10 +26,6 @@ class Ratio:
         self.updates += due
         return due
 
-    def skip_to(self, t_env: int) -> None:
-        """Drop the updates due until ``t_env``: those that waited for the first data are not made up for."""
-        self.due(t_env)
-
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates}
 

@@ -20,13 +20,6 @@ def test_ratio_below_one_step_makes_several_updates_per_step():
     assert [Ratio(0.5).due(3), Ratio(0.25).due(1)] == [6, 4]
 
 
-def test_ratio_can_drop_what_was_due():
-    clock = Ratio(10)
-    clock.skip_to(105)
-    assert clock.due(105) == 0
-    assert clock.due(110) == 1
-
-
 @given(st.integers(1, 100), st.integers(0, 200), STEPS)
 def test_every_fires_when_a_grid_point_was_passed(interval, first, arrivals):
     clock, t, last = Every(interval, first), 0, -1
