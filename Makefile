@@ -32,7 +32,7 @@ demo: $(STAMP)
 	@$(PY) src/plot.py "$$(ls -td results/sacred/$(DEMO_ALG)/$(DEMO_MAP)/[0-9]* | head -n 1)" \
 	  --out results/plots/$(DEMO_ALG)_$(DEMO_MAP).png
 
-test: $(STAMP)
+test: lint
 	@$(PY) -m pytest
 
 test-slow: $(STAMP)

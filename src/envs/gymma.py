@@ -32,7 +32,7 @@ class GymmaEnv(MultiAgentEnv):
         seed: of the environment's random stream.
         common_reward: one reward for the team; False for one per agent.
         reward_scalarisation: how agents' rewards become the team's, "sum" or "mean".
-        kwargs: arguments of the environment.
+        kwargs: further arguments of the environment.
 
     Raises:
         ValueError: there is no such environment, or it has not several agents with discrete actions.
@@ -45,12 +45,15 @@ class GymmaEnv(MultiAgentEnv):
         seed: int,
         common_reward: bool = True,
         reward_scalarisation: str = "sum",
-        **kwargs: Any,
+        kwargs: Mapping[str, Any] | None = None,
     ):
-        spec, self.episode_limit = _limited_spec(gymnasium.spec(find_gymnasium_id(key)), time_limit, kwargs)
-        self._env: gymnasium.Env = TimeLimit(
-            gymnasium.make(spec, disable_env_checker=True), max_episode_steps=self.episode_limit
-        )
+        spec = gymnasium.spec(find_gymnasium_id(key))
+        spec, self.episode_limit = _limited_spec(spec, time_limit, kwargs or {})
+        try:
+            env = gymnasium.make(spec, disable_env_checker=True)
+        except TypeError as error:
+            raise ValueError(f"{key} does not take env_args.kwargs={dict(kwargs or {})}: {error}") from error
+        self._env: gymnasium.Env = TimeLimit(env, max_episode_steps=self.episode_limit)
         self._spaces, action_spaces = _spaces_per_agent(key, self._env)
         self.n_agents = len(action_spaces)
         self._obs_size = max(spaces.flatdim(space) for space in self._spaces)

@@ -62,7 +62,7 @@ def test_a_registered_limit_and_a_given_one_hold_too():
     gymnasium.registry["Uneven-v0"].max_episode_steps = 2
     assert GymmaEnv("Uneven-v0", 100, seed=0).episode_limit == 2
     gymnasium.registry["Uneven-v0"].max_episode_steps = None
-    assert GymmaEnv("Uneven-v0", 100, seed=0, max_steps=7).episode_limit == 7
+    assert GymmaEnv("Uneven-v0", 100, seed=0, kwargs={"max_steps": 7}).episode_limit == 7
 
 
 def test_the_end_of_the_task_is_no_time_limit_even_at_the_last_step():
@@ -112,3 +112,10 @@ def test_lbforaging_tells_its_clock_from_its_end():
     assert env.get_env_info()["n_actions"] == 6
     steps, (_, _, terminated, truncated, _) = play(env, [0, 0])
     assert (steps, terminated, truncated) == (50, False, True)
+
+
+def test_further_arguments_reach_the_environment() -> None:
+    narrow = GymmaEnv(LBF, time_limit=10, seed=0, kwargs={"sight": 1})
+    assert narrow._env.unwrapped.sight == 1
+    with pytest.raises(ValueError, match="env_args.kwargs"):
+        GymmaEnv(LBF, time_limit=10, seed=0, kwargs={"sihgt": 1})
