@@ -274,7 +274,7 @@ def make_args(config: str, **overrides: Any) -> SimpleNamespace:
         "env": "matching", "env_args": {}, "runner": "episode", "seed": 0, "device": "cpu", "use_cuda": False,
         "batch_size": 16, "steps_per_update": {"mappo": 64, "qmix": 8}[config], "epsilon_anneal_time": 500,
         "lr": 0.01, "critic_lr": 0.01, "test_nepisode": 20, "unique_token": "test", "gamma": 0.0,
-        "hidden_dim": 16,
+        "hidden_dim": 16, "epochs": 4,
     }  # fmt: skip
     return SimpleNamespace(**{**values, **overrides})
 

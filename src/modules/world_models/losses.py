@@ -27,7 +27,7 @@ def alive(obs: Tensor) -> Tensor:
 
 
 def standardised_error(predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-    """Squared error in units of each entry's own variance, summed over the entries, the mean over what counts.
+    """Squared error in units of each entry's own variance, summed over entries, the mean over what counts.
 
     So a position, which varies little, is not drowned by a weapon's cooldown, which varies much.
 
