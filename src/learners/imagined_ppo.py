@@ -12,6 +12,7 @@ from components.imagination import masked_log_softmax
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
+from utils.rl_utils import lambda_returns, masked_mean, standardised
 
 SMALLEST_BONUS, LARGEST_BONUS = 1e-2, 0.3  # weights between which the entropy bonus moves
 BONUS_GAIN = 3.0  # change of its logarithm per round and unit of missing entropy
@@ -36,26 +37,6 @@ class ImaginedPPOConfig:
     grad_norm_clip: float  # of policy and critic each
     critic_width: int  # hidden units of the critic
     critic_real_scale: float  # weight of the critic's error on real play
-
-
-def lambda_returns(reward: Tensor, continues: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
-    """R_k = r_k + gamma c_k [(1 - lambda) V_{k+1} + lambda R_{k+1}], with R_H = V_H.
-
-    Args:
-        reward, continues: (N, H) of arriving at step k + 1.
-        values: (N, H + 1) of the states 0..H.
-
-    Returns:
-        (N, H).
-    """
-    discount = gamma * continues
-    blended = reward + discount * (1 - lam) * values[:, 1:]
-    returns = torch.empty_like(reward)
-    following = values[:, -1]
-    for k in reversed(range(reward.shape[1])):
-        following = blended[:, k] + discount[:, k] * lam * following
-        returns[:, k] = following
-    return returns
 
 
 class RealPlay(NamedTuple):
@@ -141,28 +122,23 @@ class ImaginedPPO:
     def _targets(self, data: Imagined) -> tuple[Tensor, Tensor, Tensor]:
         """Lambda-returns, standardised advantages, how likely each step is reached; all (N, H)."""
         values = self.critic.value(data.features)
-        returns = lambda_returns(
-            data.reward, data.continues, values, self.config.gamma, self.config.gae_lambda
-        )
-        reached = torch.cat([torch.ones_like(data.continues[:, :1]), data.continues[:, :-1]], dim=1).cumprod(
-            1
-        )
-        advantages = returns - values[:, :-1]
-        mean = (advantages * reached).sum() / reached.sum()
-        variance = ((advantages - mean).square() * reached).sum() / reached.sum()
-        return returns, (advantages - mean) / (variance.sqrt() + 1e-8), reached
+        everywhere = torch.ones_like(data.reward)
+        returns = self._lambda_returns(data.reward, data.continues, everywhere, values)
+        reached = torch.nn.functional.pad(data.continues[:, :-1], (1, 0), value=1.0).cumprod(dim=1)
+        return returns, standardised(returns - values[:, :-1], reached), reached
 
     @torch.no_grad()
     def _real_targets(self, real: RealPlay) -> tuple[Tensor, Tensor]:
         """Features (M, n, feature_size) of all steps that another followed, and their lambda-returns (M,)."""
         values = self.critic.value(real.features)
         happened = real.mask[:, 1:]
-        # Behind its last record an episode stands still: the return there is the value, which a time limit
-        # bootstraps from.
-        reward = torch.where(happened, real.reward[:, 1:], values[:, :-1])
-        continues = torch.where(happened, real.continues[:, 1:], 0.0)
-        returns = lambda_returns(reward, continues, values, self.config.gamma, self.config.gae_lambda)
+        returns = self._lambda_returns(real.reward[:, 1:], real.continues[:, 1:], happened.float(), values)
         return real.features[:, :-1][happened], returns[happened]
+
+    def _lambda_returns(self, reward: Tensor, continues: Tensor, mask: Tensor, values: Tensor) -> Tensor:
+        """Of steps (N, T) with the values (N, T + 1) of the states before and after them."""
+        gamma, lam = self.config.gamma, self.config.gae_lambda
+        return lambda_returns(reward, 1.0 - continues, mask, values[:, 1:], gamma, lam)
 
     def _critic_step(
         self,
@@ -172,7 +148,7 @@ class ImaginedPPO:
         real_features: Tensor,
         real_returns: Tensor,
     ) -> dict[str, Tensor]:
-        imagined_loss = (self.critic.loss(features, returns) * weight).sum() / weight.sum()
+        imagined_loss = masked_mean(self.critic.loss(features, returns), weight)
         real_loss = self.critic.loss(real_features, real_returns).mean()
         loss = imagined_loss + self.config.critic_real_scale * real_loss
         self.critic_optimiser.zero_grad()
@@ -194,20 +170,18 @@ class ImaginedPPO:
         choices = data.avail_actions.sum(dim=-1)
         weight = weight.unsqueeze(-1) * (choices > 1)
         entropy = nats / choices.clamp_min(2).log()
-        total = weight.sum().clamp_min(1e-8)
-
         log_ratio = log_probs - data.log_probs
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.config.eps_clip, 1 + self.config.eps_clip)
         advantages = advantages.unsqueeze(-1)
-        pg_loss = -(torch.minimum(ratio * advantages, clipped * advantages) * weight).sum() / total
-        mean_entropy = (entropy * weight).sum() / total
+        pg_loss = -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), weight)
+        mean_entropy = masked_mean(entropy, weight)
         self.actor_optimiser.zero_grad()
         (pg_loss - self.entropy_coef * mean_entropy).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.config.grad_norm_clip)
         self.actor_optimiser.step()
         with torch.no_grad():
-            drift = ((ratio - 1 - log_ratio) * weight).sum() / total
+            drift = masked_mean(ratio - 1 - log_ratio, weight)
         return {
             "pg_loss": pg_loss.detach(),
             "entropy": mean_entropy.detach(),

@@ -2,8 +2,8 @@
 
 Shapes: (batch, T, k), where k is 1 or the number of agents; inputs broadcast over k. Step t is real where
 `mask` is 1, the real steps of an episode come first. `next_values[:, t]` is the value of what step t led to,
-which exists for the last real step too: the episode's arrival. `terminated` is 1 at a true terminal only, so
-an episode that was cut off is bootstrapped from its arrival.
+which exists for the last real step too: the episode's arrival. `terminated` is 1 at a true terminal only (in
+imagination, its probability), so an episode that was cut off is bootstrapped from its arrival.
 """
 
 from __future__ import annotations

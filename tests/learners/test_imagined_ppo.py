@@ -16,7 +16,7 @@ from components.imagination import (
 )
 from components.pseudo_buffer import Imagined, PseudoBuffer
 from controllers.basic_controller import BasicMAC
-from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay, lambda_returns
+from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
 from modules.world_models.world_model import LatentState, Prediction, WorldModel, WorldModelConfig
 
 N, N_AGENTS, OBS, ACTIONS, HORIZON = 7, 3, 5, 4, 6
@@ -81,21 +81,6 @@ def make_start(model: WorldModel) -> StartStates:
         avail,
         torch.randn(N, N_AGENTS, 8),
     )
-
-
-def test_lambda_returns_equal_a_slow_reference() -> None:
-    torch.manual_seed(0)
-    reward, continues, values = torch.randn(4, 5), torch.rand(4, 5), torch.randn(4, 6)
-    returns = lambda_returns(reward, continues, values, gamma=0.9, lam=0.7)
-
-    def slow(n: int, k: int) -> float:
-        if k == 5:
-            return values[n, 5].item()
-        ahead = 0.3 * values[n, k + 1].item() + 0.7 * slow(n, k + 1)
-        return reward[n, k].item() + 0.9 * continues[n, k].item() * ahead
-
-    for n in range(4):
-        assert returns[n].tolist() == pytest.approx([slow(n, k) for k in range(5)], abs=1e-5)
 
 
 def test_an_imagined_rollouts_returns_equal_a_slow_reference() -> None:
