@@ -76,7 +76,10 @@ class Runner:
         self._play = self._make_play(self.env, mac, "", self._recorder)
 
     def _make_play(self, env: BatchedEnv, mac: Any, prefix: str, recorder: Recorder | None = None) -> Play:
-        actor = make_actor(mac, partial(self._new_batch, device=self.config.device), env.n_envs, self._length)
+        # The copy shares the networks and has a recurrent state of its own: neither tests nor a learner that
+        # steps the controller through a batch disturb running episodes.
+        own = copy.copy(mac)
+        actor = make_actor(own, partial(self._new_batch, device=self.config.device), env.n_envs, self._length)
         reward_size = 1 if self.config.common_reward else env.info.n_agents
         return Play(env, actor, EpisodeStatistics(prefix, env.n_envs, reward_size), recorder)
 
@@ -115,8 +118,7 @@ class Runner:
         n_slots = min(n_slots, self.config.test_nepisode)
         if self._test_env is None:
             self._test_env = make_batched(self.args, spawn(self.config.seed, "test_env", n_slots))
-        # The copy shares the networks and has a recurrent state of its own.
-        play = self._make_play(self._test_env, copy.copy(self.mac), "test_")
+        play = self._make_play(self._test_env, self.mac, "test_")
         with torch.random.fork_rng():
             torch.manual_seed(spawn(self.config.seed, "test_exploration", 1)[0])
             for first in range(0, self.config.test_nepisode, n_slots):

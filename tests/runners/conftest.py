@@ -113,9 +113,13 @@ class RestartableMac(ToyMac):
 class EpymarlMac(ToyMac):
     """A controller as EPyMARL's: slots cannot be restarted. Notes how it was called."""
 
+    def __init__(self, noise=False):
+        super().__init__(noise)
+        self.calls = []  # shared with the shallow copy that the runner asks
+
     def init_hidden(self, batch_size):
         super().init_hidden(batch_size)
-        self.calls = []
+        self.calls.clear()
 
     def select_actions(self, batch, t_ep, t_env, bs=slice(None), test_mode=False):
         self.calls.append((t_ep, list(bs), batch["filled"].sum(1).flatten().tolist()))
