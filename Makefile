@@ -8,7 +8,7 @@ THREADS ?= 2
 # What `make demo` trains. For example: make demo DEMO_MAP=3s_vs_3z DEMO_STEPS=15000
 DEMO_ALG   ?= gawm_small
 DEMO_MAP   ?= 3m
-DEMO_STEPS ?= 10000
+DEMO_STEPS ?= 15000
 DEMO_TEST  ?= 1000
 DEMO_SEED  ?= 0
 

@@ -105,18 +105,18 @@ class GAWMLearner:
         return {**{key: term.detach() for key, term in terms.items()}, "wm_grad_norm": norm}
 
     def _train_policy(self, t_env: int) -> dict[str, Tensor]:
-        start, real = self._start_states()
+        start, real = self._draw_reality()
         self.pseudo.insert(imagine(self.world_model, self.mac, start, self.config.imagination_horizon))
         statistics = self.behaviour.update(self.pseudo.all(), real, t_env)
         check_all_finite(statistics, t_env)
         return statistics
 
     @torch.no_grad()
-    def _start_states(self) -> tuple[StartStates, RealPlay]:
-        """Draw moments of real episodes, with the model's posterior and the policy's memory at each.
+    def _draw_reality(self) -> tuple[StartStates, RealPlay]:
+        """Draw real episodes as the posterior sees them, and moments of theirs to start imagining from.
 
-        Both are run from the episode's first step, so neither starts from a truncated history. The final
-        observation of an episode is no start: nothing is done after it.
+        Posterior and policy are run from an episode's first step, so neither starts from a truncated history.
+        The final observation of an episode is no start: nothing is done after it.
         """
         data, mask = self.trajectories.sample_episodes(
             self.config.imagination_episodes, newest=self.config.imagination_newest

@@ -166,7 +166,7 @@ def test_imagination_never_starts_where_an_episode_has_ended() -> None:
     for row, length in enumerate([1, 4, 8]):
         episodes["obs"][row, length] = 7.0  # only final observations are 7
     learner.trajectories.insert_episode_batch(episodes)
-    start, _ = learner._start_states()
+    start, _ = learner._draw_reality()
     assert start.obs.shape == (300, N_AGENTS, OBS)
     assert not (start.obs == 7.0).any()
 
