@@ -1,7 +1,8 @@
 """Builds the parts of a run from their registries and drives them: collect, store, learn, test, log, save."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from runners import REGISTRY as RUNNERS
 from utils import interrupts
 from utils.clocks import Every, Ratio
 from utils.config import map_name
-from utils.constraints import unknown
+from utils.constraints import ConfigError, unknown
 from utils.logging import Logger
 from utils.progress import Progress
 from utils.seeding import seed_global_generators, spawn
@@ -60,15 +61,27 @@ def run(
     logger.setup_sacred(sacred_run)
     if args.use_tensorboard:
         logger.setup_tb(str(directory / "tensorboard"))
-    runner = RUNNERS[args.runner](args=args, logger=logger)
+    with _refusals():
+        runner = RUNNERS[args.runner](args=args, logger=logger)
     try:
+        with _refusals():
+            parts = build(args, logger, runner)
         with Progress(args.t_max, console_logger) as progress:
-            training = Training(build(args, logger, runner), args, logger, progress, directory)
+            training = Training(parts, args, logger, progress, directory)
             training.run()
     finally:
         runner.close_env()
         logger.finish()
     return training.result(f"{args.name} on {map_name(config)}, seed {args.seed}")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Make what a part objects to in its arguments, as it is built, an error of the request."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _device(use_cuda: bool, console_logger: logging.Logger) -> str:

@@ -55,6 +55,14 @@ def test_a_run_leaves_a_complete_record_and_the_same_one_twice(command_line, loa
     assert _points(metrics) == _points(load(second / "metrics.json"))
 
 
+def test_what_a_part_objects_to_is_one_sentence(command_line):
+    done = command_line.train("ippo", "smax", *TINY, *ON_POLICY, "common_reward=False")
+    assert done.returncode == 2
+    *_, line = done.stderr.splitlines()
+    assert line == "error: SMAX rewards the team as a whole, so common_reward must be True."
+    assert "Traceback" not in done.stderr
+
+
 def test_another_seed_gives_other_metrics_and_no_seed_draws_one(command_line, load):
     assignments = [word for word in TINY if not word.startswith("seed")]
     for _ in range(2):
