@@ -8,6 +8,7 @@ from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
 from components.imagination import StartStates, imagine
+from components.optimisers import MuonAdam
 from components.pseudo_buffer import PseudoBuffer
 from components.trajectory_buffer import Trajectories, TrajectoryBuffer
 from controllers.basic_controller import BasicMAC
@@ -36,9 +37,12 @@ class GAWMConfig:
     pseudo_rounds: int  # imagination rounds kept (B_p)
     start_training_steps: int  # environment steps before the first update
     wm_steps_per_update: float  # environment steps per world-model update
+    wm_early_steps: int  # but for so many at the beginning
+    wm_early_steps_per_update: float  # which have this ratio
     wm_batch_size: int  # windows per world-model update
     wm_sequence_length: int  # records per window
     wm_lr: float  # Adam step size
+    wm_muon_lr: float  # Muon step size
     wm_grad_norm_clip: float
     policy_steps_per_round: float  # environment steps per imagination round and PPO phase
     imagination_episodes: int  # real episodes whose moments imagination may start from
@@ -61,9 +65,7 @@ class GAWMLearner:
         self.world_model = WorldModel(
             config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args)
         )
-        self.wm_optimiser = torch.optim.Adam(
-            self.world_model.parameters(), lr=config.wm_lr, eps=1e-5, fused=True
-        )
+        self.wm_optimiser = MuonAdam(self.world_model, config.wm_lr, config.wm_muon_lr)
         self.behaviour = ImaginedPPO(mac, self.world_model.feature_size, read(ImaginedPPOConfig, args))
         self.trajectories = TrajectoryBuffer(
             config.replay_capacity,
@@ -76,7 +78,9 @@ class GAWMLearner:
             config.device,
         )
         self.pseudo = PseudoBuffer(config.pseudo_rounds)
-        self.wm_clock = Ratio(config.wm_steps_per_update)
+        self.wm_clock = Ratio(
+            config.wm_steps_per_update, config.wm_early_steps, config.wm_early_steps_per_update
+        )
         self.policy_clock = Ratio(config.policy_steps_per_round)
         self.log_clock = Every(config.learner_log_interval)
 

@@ -1,5 +1,7 @@
 """The world model: who sees whom, what restarts, and its losses against plain references."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
@@ -11,6 +13,9 @@ from modules.world_models.symlog import TwoHot, symexp, symlog
 from modules.world_models.world_model import WorldModel, WorldModelConfig
 
 N_AGENTS, OBS, ACTIONS = 3, 5, 4
+LOSS = WorldModelLossConfig(
+    wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0, wm_prior_scale=1.0
+)
 
 
 def make_model(obs_fusion: bool = True) -> WorldModel:
@@ -94,11 +99,10 @@ def test_the_scan_is_the_imagined_recurrence_on_posterior_latents() -> None:
 
 def test_gradients_reach_every_part() -> None:
     model = make_model()
-    config = WorldModelLossConfig(wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-2)
     for _ in range(2):  # the reward head starts at zero and passes no gradient back at first
         optimiser.zero_grad()
-        loss, _ = world_model_loss(model, windows(), config)
+        loss, _ = world_model_loss(model, windows(), LOSS)
         loss.backward()
         optimiser.step()
     for name, parameter in model.named_parameters():
@@ -106,12 +110,33 @@ def test_gradients_reach_every_part() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
+def test_nothing_is_asked_of_the_prior_where_there_is_no_past() -> None:
+    model, data = make_model(), windows()
+    data.is_first[:] = True
+    loss, terms = world_model_loss(model, data, LOSS)
+    assert terms["wm_kl"] == 0
+    assert terms["wm_foresight_loss"] == 0
+    loss.backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.prior_head.parameters())
+
+
+def test_what_the_prior_foresees_trains_the_prior() -> None:
+    model, data = make_model(), windows()
+    nothing_but_foresight = replace(LOSS, wm_kl_prior=0.0, wm_kl_posterior=0.0)
+    loss, terms = world_model_loss(model, data, nothing_but_foresight)
+    assert terms["wm_foresight_loss"] > 0
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.prior_head.parameters())
+    without, terms = world_model_loss(model, data, replace(LOSS, wm_prior_scale=0.0))
+    assert "wm_foresight_loss" not in terms
+    assert without < loss
+
+
 def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:
     model, data = make_model(), windows()
     data.obs[:, :, 1] = 0
-    config = WorldModelLossConfig(wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0)
     torch.manual_seed(0)
-    _, terms = world_model_loss(model, data, config)
+    _, terms = world_model_loss(model, data, LOSS)
     torch.manual_seed(0)
     state, _ = model.observe(data.obs, data.actions, data.is_first)
     predicted = model.predict(state.features)

@@ -47,6 +47,10 @@ class CategoricalLatents(NamedTuple):
             one_hot = one_hot + probs - probs.detach()
         return one_hot.flatten(-2)
 
+    def draw(self, probs: Tensor) -> Tensor:
+        """``sample`` with fresh random numbers."""
+        return self.sample(probs, torch.rand(probs.shape[:-1], device=probs.device))
+
     def kl(self, posterior: Tensor, prior: Tensor) -> Tensor:
         """KL(posterior || prior) in nats, summed over the groups: two (..., groups, classes) -> (...)."""
         tiny = torch.finfo(posterior.dtype).tiny

@@ -139,8 +139,7 @@ class WorldModel(nn.Module):
             actions: (N, n) int64.
         """
         h = self._recur(state.h, state.z, F.one_hot(actions, self.n_actions).to(state.h.dtype))
-        uniforms = torch.rand((*h.shape[:-1], self.latents.groups), device=h.device)
-        return LatentState(h, self.latents.sample(self.prior(h), uniforms))
+        return LatentState(h, self.latents.draw(self.prior(h)))
 
     def predict(self, features: Tensor) -> Prediction:
         """Run every head on (..., n, feature_size)."""
