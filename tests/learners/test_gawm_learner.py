@@ -60,7 +60,6 @@ ARGS: dict[str, Any] = {
     "wm_kl_posterior": 0.2,
     "wm_obs_scale": 10.0,
     "wm_reward_scale": 1.0,
-    "wm_prior_scale": 1.0,
     "gamma": 0.99,
     "gae_lambda": 0.95,
     "epochs": 1,

@@ -1,7 +1,5 @@
 """The world model: who sees whom, what restarts, and its losses against plain references."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
@@ -13,9 +11,7 @@ from modules.world_models.symlog import TwoHot, symexp, symlog
 from modules.world_models.world_model import WorldModel, WorldModelConfig
 
 N_AGENTS, OBS, ACTIONS = 3, 5, 4
-LOSS = WorldModelLossConfig(
-    wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0, wm_prior_scale=1.0
-)
+LOSS = WorldModelLossConfig(wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0)
 
 
 def make_model(obs_fusion: bool = True) -> WorldModel:
@@ -115,21 +111,8 @@ def test_nothing_is_asked_of_the_prior_where_there_is_no_past() -> None:
     data.is_first[:] = True
     loss, terms = world_model_loss(model, data, LOSS)
     assert terms["wm_kl"] == 0
-    assert terms["wm_foresight_loss"] == 0
     loss.backward()
     assert all(p.grad is None or not p.grad.any() for p in model.prior_head.parameters())
-
-
-def test_what_the_prior_foresees_trains_the_prior() -> None:
-    model, data = make_model(), windows()
-    nothing_but_foresight = replace(LOSS, wm_kl_prior=0.0, wm_kl_posterior=0.0)
-    loss, terms = world_model_loss(model, data, nothing_but_foresight)
-    assert terms["wm_foresight_loss"] > 0
-    loss.backward()
-    assert all(p.grad.abs().sum() > 0 for p in model.prior_head.parameters())
-    without, terms = world_model_loss(model, data, replace(LOSS, wm_prior_scale=0.0))
-    assert "wm_foresight_loss" not in terms
-    assert without < loss
 
 
 def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:
