@@ -15,7 +15,7 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 class MuonAdam:
-    """Muon for a network's weight matrices, Adam for all else: biases, norms, embeddings, thin outputs.
+    """Muon for a network's hidden matrices, Adam for all else: biases, norms, embeddings, inputs, outputs.
 
     Muon (Jordan et al., 2024) makes every direction of a matrix's step equally long. A world model's rare
     but decisive directions, what one agent's choice of target changes, are so learnt along with the common
@@ -25,11 +25,14 @@ class MuonAdam:
         module: what is trained.
         lr: Adam's step size.
         muon_lr: Muon's, on Adam's scale (the root mean square of a step is matched to Adam's).
+        input_layer: the layer that the data enters by, which is not hidden.
     """
 
-    def __init__(self, module: nn.Module, lr: float, muon_lr: float) -> None:
-        parameters = list(module.parameters())
-        matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= SMALLEST_SIDE]
+    def __init__(self, module: nn.Module, lr: float, muon_lr: float, input_layer: nn.Module) -> None:
+        parameters, inputs = list(module.parameters()), {id(p) for p in input_layer.parameters()}
+        matrices = [
+            p for p in parameters if p.ndim == 2 and min(p.shape) >= SMALLEST_SIDE and id(p) not in inputs
+        ]
         of_muon = {id(p) for p in matrices}
         others = [p for p in parameters if id(p) not in of_muon]
         self._optimisers: list[torch.optim.Optimizer] = [

@@ -65,7 +65,9 @@ class GAWMLearner:
         self.world_model = WorldModel(
             config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args)
         )
-        self.wm_optimiser = MuonAdam(self.world_model, config.wm_lr, config.wm_muon_lr)
+        self.wm_optimiser = MuonAdam(
+            self.world_model, config.wm_lr, config.wm_muon_lr, input_layer=self.world_model.embed[0]
+        )
         self.behaviour = ImaginedPPO(mac, self.world_model.feature_size, read(ImaginedPPOConfig, args))
         self.trajectories = TrajectoryBuffer(
             config.replay_capacity,

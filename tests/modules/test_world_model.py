@@ -106,15 +106,6 @@ def test_gradients_reach_every_part() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_nothing_is_asked_of_the_prior_where_there_is_no_past() -> None:
-    model, data = make_model(), windows()
-    data.is_first[:] = True
-    loss, terms = world_model_loss(model, data, LOSS)
-    assert terms["wm_kl"] == 0
-    loss.backward()
-    assert all(p.grad is None or not p.grad.any() for p in model.prior_head.parameters())
-
-
 def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:
     model, data = make_model(), windows()
     data.obs[:, :, 1] = 0

@@ -57,10 +57,8 @@ def world_model_loss(
     predicted = model.predict(state.features)
     n_agents = data.obs.shape[2]
 
-    has_past = ~data.is_first  # where an episode or a window begins there is nothing to foresee from
-    has_past[:, 0] = False
-    kl_prior = _mean_where(model.latents.kl(posterior.detach(), prior), has_past)
-    kl_posterior = _mean_where(model.latents.kl(posterior, prior.detach()), has_past)
+    kl_prior = model.latents.kl(posterior.detach(), prior).mean()
+    kl_posterior = model.latents.kl(posterior, prior.detach()).mean()
     living = alive(data.obs)
     team_reward = data.trend.unsqueeze(-1).expand(-1, -1, n_agents)
     continues = data.continues.unsqueeze(-1).expand(-1, -1, n_agents)
@@ -85,8 +83,3 @@ def world_model_loss(
         + terms["wm_continue_loss"]
     )
     return loss, {**terms, "wm_loss": loss}
-
-
-def _mean_where(values: Tensor, counts: Tensor) -> Tensor:
-    """Mean of (B, T, n) over agents and over the (B, T) records that count."""
-    return (values.mean(dim=-1) * counts).sum() / counts.sum().clamp_min(1)
