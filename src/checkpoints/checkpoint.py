@@ -139,9 +139,11 @@ def write(
         for entry in (temporary / MANIFEST, temporary / POLICY, temporary):
             _flush(entry)
         _put_in_place(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+    except (OSError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or "torch's writer failed: the disk may be full"
         raise CheckpointError(f"{path} can't be written ({reason})") from error
     return Checkpoint(path, step, notes, files)
 
