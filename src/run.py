@@ -48,6 +48,23 @@ def check_names(config: dict[str, Any]) -> None:
             raise unknown(key, name, sorted(registry))
 
 
+def newest_checkpoint(directory: Path, console_logger: logging.Logger) -> Checkpoint | None:
+    """Return the newest undamaged checkpoint of the run in ``directory``; None if it made none.
+
+    Raises:
+        ConfigError: the run can't be resumed.
+        CheckpointError: all its checkpoints are damaged.
+    """
+    checkpoint = CheckpointStore(directory / CHECKPOINTS).newest()
+    if checkpoint is None:
+        console_logger.info("%s has no checkpoint yet: it starts again from step 0", directory)
+    elif not checkpoint.is_complete:
+        raise ConfigError(f"{directory} can't be resumed: its parts could not tell their state.")
+    else:
+        console_logger.info("Going on from step %d of %s", checkpoint.step, directory)
+    return checkpoint
+
+
 class Session:
     """The parts of one run, built and, after a ``checkpoint``, where they were; nothing is written yet.
 
