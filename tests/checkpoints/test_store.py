@@ -31,9 +31,9 @@ def make_state():
     model(torch.ones(1, 3)).sum().backward()
     optimiser.step()
     return {
-        "view": ring[:7], "expanded": torch.ones(1, 3).expand(4, 3), "scalar": torch.tensor(3, dtype=torch.int64),
-        "flags": torch.tensor([True, False]), "optimiser": optimiser.state_dict(), "model": model.state_dict(),
-        "big": 2**127, "nothing": None, "pairs": [(1, 2.5), ("a", float("inf"))], 7: "number",
+        "view": ring[:7], "expanded": torch.ones(1, 3).expand(4, 3), "scalar": torch.tensor(3),
+        "flags": torch.tensor([True, False]), "optimiser": optimiser.state_dict(),
+        "model": model.state_dict(), "big": 2**127, "nothing": None, "pairs": [(1, 2.5), ("a", float("inf"))], 7: "number",
         "rng": np.random.default_rng(3).bit_generator.state, "generators": GlobalGenerators().state_dict(),
     }  # fmt: skip
 
@@ -187,7 +187,8 @@ from checkpoints import CheckpointError, CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]), keep=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 try:
-    store.save(20, lambda path: torch.save(torch.ones(100), path + "/agent.th"), {{"x": torch.ones(100_000)}}, {{}})
+    policy = torch.ones(100)
+    store.save(20, lambda path: torch.save(policy, path + "/agent.th"), {{"x": torch.ones(100_000)}}, {{}})
 except CheckpointError as error:
     print(error)
 """
@@ -205,12 +206,17 @@ def test_a_write_that_fails_midway_leaves_everything_as_it_was(store, limit):
     store.newest().verify()
 
 
+def crash(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_crash_while_saving_leaves_the_one_before(store, monkeypatch):
     save(store, 10)
     for name in ("rename", "fsync"):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(format.os, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            save(store, 20)
+        with monkeypatch.context() as patch:
+            patch.setattr(format.os, name, crash)
+            with pytest.raises(KeyboardInterrupt):
+                save(store, 20)
         assert CheckpointStore(store.folder).newest().step == 10
     save(store, 20)
     assert names(store) == ["10", "20"]

@@ -22,9 +22,7 @@ def test_a_limit_of_the_container_counts(tmp_path, monkeypatch):
 def test_what_does_not_fit_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 1_500_000)
     memory.require("replay buffer", 1_500_000, "cpu", "buffer_size")
-    with pytest.raises(
-        ValueError, match=r"^The replay buffer would take 2.00 GB .* 1.50 MB are free: lower buf"
-    ):
+    with pytest.raises(ValueError, match=r"^The replay buffer would take 2.00 GB .* 1.50 MB are free: lower"):
         memory.require("replay buffer", 2_000_000_000, "cpu", "buffer_size")
 
 
