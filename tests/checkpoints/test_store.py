@@ -33,7 +33,8 @@ def make_state():
     return {
         "view": ring[:7], "expanded": torch.ones(1, 3).expand(4, 3), "scalar": torch.tensor(3),
         "flags": torch.tensor([True, False]), "optimiser": optimiser.state_dict(),
-        "model": model.state_dict(), "big": 2**127, "nothing": None, "pairs": [(1, 2.5), ("a", float("inf"))], 7: "number",
+        "model": model.state_dict(), "big": 2**127, "nothing": None, 7: "number",
+        "pairs": [(1, 2.5), ("a", float("inf"))],
         "rng": np.random.default_rng(3).bit_generator.state, "generators": GlobalGenerators().state_dict(),
     }  # fmt: skip
 
