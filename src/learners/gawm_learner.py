@@ -9,7 +9,7 @@ from torch import Tensor
 from components.episode_buffer import EpisodeBatch
 from components.imagination import StartStates, imagine
 from components.optimisers import MuonAdam
-from components.pseudo_buffer import PseudoBuffer
+from components.pseudo_buffer import ImaginedSizes, PseudoBuffer
 from components.trajectory_buffer import Trajectories, TrajectoryBuffer
 from controllers.basic_controller import BasicMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
@@ -31,6 +31,8 @@ class GAWMConfig:
     seed: int
     device: str
     learner_log_interval: int  # environment steps between logged statistics
+    batch_size_run: int  # episodes handed over together
+    episode_limit: int  # most steps of one
     replay_capacity: int  # records of real play kept (B_r)
     reward_trend_sigma: float  # Gaussian over time, in steps; 0 learns the raw reward
     reward_trend_border: str  # border rule of the smoothing
@@ -60,6 +62,12 @@ class GAWMLearner:
 
     def __init__(self, mac: BasicMAC, scheme: dict[str, Any], logger: Any, args: Any) -> None:
         self.config = config = read(GAWMConfig, args)
+        longest = config.batch_size_run * (config.episode_limit + 1)
+        if longest > config.replay_capacity:
+            raise ValueError(
+                f"replay_capacity={config.replay_capacity} can't hold {config.batch_size_run} episodes of "
+                f"{config.episode_limit} steps: it must be {longest} at least."
+            )
         self.loss_config = read(WorldModelLossConfig, args)
         self.mac, self.logger = mac, logger
         self.world_model = WorldModel(
@@ -79,12 +87,25 @@ class GAWMLearner:
             spawn(config.seed, "learner", 1)[0],
             config.device,
         )
-        self.pseudo = PseudoBuffer(config.pseudo_rounds)
+        self.pseudo = PseudoBuffer(config.pseudo_rounds, self._imagined_sizes(), config.device)
+        self.buffers = {"real play": self.trajectories, "imagined play": self.pseudo}
         self.wm_clock = Ratio(
             config.wm_steps_per_update, config.wm_early_steps, config.wm_early_steps_per_update
         )
         self.policy_clock = Ratio(config.policy_steps_per_round)
         self.log_clock = Every(config.learner_log_interval)
+
+    def _imagined_sizes(self) -> ImaginedSizes:
+        config = self.config
+        return ImaginedSizes(
+            trajectories=config.imagination_starts,
+            horizon=config.imagination_horizon,
+            n_agents=config.n_agents,
+            obs_size=config.obs_shape,
+            n_actions=config.n_actions,
+            hidden_size=self.mac.initial_hidden(1).shape[-1],
+            feature_size=self.world_model.feature_size,
+        )
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """Store fresh episodes and make all updates that are due at ``t_env``."""
