@@ -1,6 +1,6 @@
 """The command line: composes and checks the configuration, opens the run's record with Sacred, calls run.
 
-    python src/main.py --config=ALG --env-config=ENV with key=value ...
+    python src/main.py --config=ALG --env-config=ENV [--mongo=URI] with key=value ...
 
 Exit codes: 0 done, 1 an error of the program, 2 a request that can't be run, 3 training diverged,
 130 interrupted.
@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 an error of the program, 2 a request that can't be run, 3 
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def _writable(folder: Path) -> Path:
 
 def train(config: dict[str, Any], argv: list[str]) -> int:
     """Train with a record under ``<local_results_path>/sacred/<alg>/<map>/<id>`` and return the exit code."""
+    mongo = _mongo(config, parse_command_line(argv).mongo)
     from run import check_names, run  # imported here, when nearly all of the request is known to be good
 
     check_names(config)
@@ -81,11 +83,16 @@ def train(config: dict[str, Any], argv: list[str]) -> int:
     SETTINGS.DEFAULT_BEAT_INTERVAL = HEARTBEAT
     log = get_console_logger()
     directory = Path(config["local_results_path"], "sacred", config["name"], map_name(config))
-    observer = JournalObserver(directory, argv, _versions())
+    command = [re.sub(r"(//)[^/]*@", r"\1***@", word) for word in argv]  # without MongoDB's credentials
+    observer = JournalObserver(directory, command, _versions())
     experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
     experiment.logger = _quiet(log.getChild("sacred"))
     experiment.add_config(config)
     experiment.observers.append(observer)
+    if mongo is not None:
+        from records.replicator import MongoReplicator
+
+        experiment.observers.append(MongoReplicator(observer, *mongo))
 
     @experiment.main
     def _run_recorded(_config: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +113,26 @@ def train(config: dict[str, Any], argv: list[str]) -> int:
         return 3
     print(f"{result['summary']}; the record is in {observer.dir}")
     return 0
+
+
+def _mongo(config: dict[str, Any], uri: str | None) -> tuple[Any, str] | None:
+    """Return the MongoDB database at ``uri`` and its address, if the record is to be copied to one.
+
+    Raises:
+        ConfigError: the address is none, or ``require_mongo`` is set and the database can't be used.
+    """
+    if uri is None:
+        if config["require_mongo"]:
+            raise ConfigError(
+                "require_mongo=True needs an address: --mongo=URI, or MONGO_URI in the environment."
+            )
+        return None
+    from records.mongo import check, connect
+
+    database = connect(uri)
+    if config["require_mongo"]:
+        check(database, uri)
+    return database, uri
 
 
 def _quiet(logger: logging.Logger) -> logging.Logger:

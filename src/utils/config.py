@@ -5,6 +5,7 @@ Nothing here imports torch, jax or sacred, so that a mistake is answered at once
 
 import argparse
 import ast
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +22,19 @@ WORDS = {"null": None, "none": None, "true": True, "false": False}
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for; ``assignments`` are the key=value pairs behind ``with``."""
+    """What the command line asks for; ``assignments`` are the key=value pairs behind ``with``.
+
+    ``mongo`` is the address of the MongoDB database that gets a copy of the record, None for no copy.
+    """
 
     alg: str
     env: str
     assignments: tuple[tuple[str, str], ...]
+    mongo: str | None = None
 
 
 def parse_command_line(argv: list[str]) -> Request:
-    """Read ``--config=ALG --env-config=ENV with key=value ...``.
+    """Read ``--config=ALG --env-config=ENV [--mongo=URI] with key=value ...``.
 
     Raises:
         ConfigError: it has another form, or names no configuration that exists.
@@ -43,12 +48,19 @@ def parse_command_line(argv: list[str]) -> Request:
     )
     parser.add_argument("--config", metavar="ALG", help=f"algorithm: {', '.join(available('algs'))}")
     parser.add_argument("--env-config", metavar="ENV", help=f"environment: {', '.join(available('envs'))}")
+    parser.add_argument(
+        "--mongo",
+        metavar="URI",
+        default=os.environ.get("MONGO_URI"),
+        help="copy the record to this MongoDB database, too (default: MONGO_URI of the environment)",
+    )
     parser.add_argument("rest", nargs="*", metavar="with key=value ...", help="changes of the configuration")
     given = parser.parse_intermixed_args(argv)
     return Request(
         alg=_known("algs", "algorithm", "--config", given.config),
         env=_known("envs", "environment", "--env-config", given.env_config),
         assignments=tuple(_assignments(given.rest)),
+        mongo=given.mongo,
     )
 
 
