@@ -2,8 +2,8 @@
 
 A run's ``_id`` is its uid. Each metric of a run is one document with ``steps``, ``values`` and
 ``timestamps``, to which points are appended only where its count ``n`` says that exactly these are missing:
-an update whose reply was lost is found done when it is tried again, on any server, standalone ones included. Ids of metrics
-and files are derived from what they hold, so that two writers can't make one twice.
+an update whose reply was lost is found done when it is tried again, on any server, standalone ones included.
+Ids of metrics and files are derived from what they hold, so that two writers can't make one twice.
 
 ``epoch`` counts how often the run was resumed; points that a resumed run has dropped are cut off by the
 first writer that knows of it.
@@ -112,12 +112,14 @@ class Replica:
             name, n, epoch = found["name"], found["n"], found["epoch"]
             if epoch < self._epoch:
                 n = min(n, *(kept.get(name, 0) for kept in record.kept[epoch:]))
+                points = record.metrics.get(name, Series())
+                last = _last(Series(points.steps[:n], points.values[:n], points.times[:n])) if n else {}
                 first = {"$each": [], "$slice": n}
                 self._metrics.update_one(
                     {"_id": found["_id"], "epoch": epoch},
                     {
                         "$push": {"steps": first, "values": first, "timestamps": first},
-                        "$set": {"n": n, "epoch": self._epoch},
+                        "$set": {"n": n, "epoch": self._epoch, **last},
                     },
                 )
             known[name] = n
@@ -150,9 +152,9 @@ class Replica:
         if start == 0:
             link = {"name": name, "id": str(_id)}  # Sacred's readers look for it there
             self._runs.update_one({"_id": self.uid}, {"$addToSet": {"info.metrics": link}})
-            document = {"_id": _id, "run_id": self.uid, "name": name, **lists}
+            document = {"_id": _id, "run_id": self.uid, "name": name, "n": len(points), "epoch": self._epoch}
             try:
-                self._metrics.insert_one({**document, "n": len(points), "epoch": self._epoch})
+                self._metrics.insert_one({**document, **lists, **_last(points)})
             except DuplicateKeyError:
                 pass  # it is there, though perhaps empty
             else:
@@ -161,7 +163,7 @@ class Replica:
             {"_id": _id, "n": start, "epoch": self._epoch},
             {
                 "$push": {key: {"$each": content} for key, content in lists.items()},
-                "$set": {"n": start + len(points)},
+                "$set": {"n": start + len(points), **_last(points)},
             },
         )
         return result.matched_count == 1
@@ -199,6 +201,10 @@ class Replica:
         self._runs.update_one({"_id": self.uid}, {"$set": storable(state)})
 
 
+def _last(points: Series) -> Document:
+    return {"last_step": points.steps[-1], "last_time": points.times[-1]}
+
+
 def send(database: Database[Document], record: Record, directory: Path) -> Replica:
     """Store all that ``record``, that of the run in ``directory``, has more than the database."""
     replica = Replica(database, record, directory)
@@ -229,6 +235,7 @@ def _new_run(record: Record) -> Document:
             "heartbeat": datetime.fromtimestamp(record.heartbeat, UTC),
             "result": None,
             "stop_time": None,
+            "fail_trace": None,
             "artifacts": [],
             "captured_out": "",
             "info": {"metrics": []},

@@ -7,25 +7,9 @@ from typing import Any
 from pymongo.database import Database
 
 from records import sacred_files
-from records.journal import FILE, DamagedRecord, Record, read_journal
+from records.folder import read_record
+from records.journal import FILE, DamagedRecord, Record
 from records.mongo import Document, digest, send, series
-
-
-def read_record(directory: Path) -> Record:
-    """Return the record of a run directory: its journal, or Sacred's files where it has none.
-
-    Raises:
-        DamagedRecord: it can't be read.
-    """
-    return read_journal(directory) if (directory / FILE).exists() else sacred_files.read(directory)
-
-
-def run_directories(root: Path) -> list[Path]:
-    """Return the run directories in and below ``root``."""
-    found = {path.parent for name in (FILE, "run.json") for path in root.rglob(name)}
-    return sorted(
-        found, key=lambda path: [int(p) if p.isdigit() else p for p in [str(path.parent), path.name]]
-    )
 
 
 def sync(database: Database[Document], directories: Iterable[Path]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pytest
 from pymongo import MongoClient
 
 from records import sync
+from records.folder import run_directories
 from records.journal import Journal, Series, read_journal
 from records.mongo import connect, digest, send, series
 from utils.constraints import ConfigError
@@ -48,7 +49,7 @@ class Trainer:
 def _synced(uri: str, root: Path) -> None:
     """Send the rest, and compare what every reader would see."""
     database = connect(uri)
-    directories = sync.run_directories(root)
+    directories = run_directories(root)
     assert list(sync.sync(database, directories)) == []
     assert list(sync.verify(database, directories)) == []
     for directory in directories:
@@ -238,7 +239,7 @@ def test_verify_names_each_difference(mongo_uri, tmp_path):
     database = connect(mongo_uri)
     for name in "123":
         _journal(tmp_path / name, 4).close()
-    directories = sync.run_directories(tmp_path)
+    directories = run_directories(tmp_path)
     assert directories == [tmp_path / name for name in "123"]
     one, two, _ = (read_journal(directory) for directory in directories)
     list(sync.sync(database, directories[:2]))
