@@ -21,7 +21,7 @@ import numpy as np
 
 from records import sacred_files
 from records.journal import FILE, DamagedRecord, Record, Series, read_journal
-from records.store import Run, run_of, summary
+from records.store import Run, order, run_of, summary
 from utils.constraints import ConfigError
 
 INDEX = ".index.sqlite"
@@ -78,7 +78,7 @@ class FolderStore:
                 runs |= {run.run: run for run in self._read_csv(file)}
             if path.is_dir():
                 runs |= {run.run: run for run in self._read_folder(path)}
-        return sorted(runs.values(), key=lambda run: (run.started, run.run))
+        return sorted(runs.values(), key=order)
 
     def curves(self, runs: Sequence[Run], metric: str) -> dict[str, Series]:
         curves = {}

@@ -9,7 +9,7 @@ from pymongo.errors import PyMongoError
 
 from records.journal import Series
 from records.mongo import Document, connect, explain, series
-from records.store import Run, run_of
+from records.store import Run, order, run_of
 from utils.constraints import ConfigError
 
 
@@ -39,7 +39,7 @@ class MongoStore:
                 runs.append(run_of(_summary(document, metrics[document["_id"]]), heartbeat))
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 self.problems.append(f"The run {document['_id']} in MongoDB is of another kind ({error!r}).")
-        return sorted(runs, key=lambda run: (run.started, run.run))
+        return sorted(runs, key=order)
 
     def curves(self, runs: Sequence[Run], metric: str) -> dict[str, Series]:
         wanted = {"name": metric, "n": {"$gt": 0}, "run_id": {"$in": [run.run for run in runs]}}

@@ -8,7 +8,7 @@ frame = curves(store, chosen, "test_battle_won_mean")
 print(table(frame, at=50_000))
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -138,7 +138,7 @@ def runs(chosen: Sequence[Run]) -> pd.DataFrame:
             "map": [run.map for run in chosen],
             "seed": [run.seed for run in chosen],
             "status": [run.status for run in chosen],
-            "started": pd.to_datetime([round(run.started) for run in chosen], unit="s", utc=True),
+            "started": pd.to_datetime([round(run.started) or None for run in chosen], unit="s", utc=True),
             "minutes": [round(run.seconds / 60, 1) for run in chosen],
             "t_env": [run.t_env for run in chosen],
             "points": [run.points for run in chosen],
@@ -223,7 +223,74 @@ def notices(chosen: Sequence[Run]) -> list[str]:
         for alg, there in sorted(by_alg.items()):
             if missing := sorted(everywhere - there):
                 lines.append(f"{alg} on {task} lacks seed {', '.join(map(str, missing))}, which others have.")
+            counts = Counter(run.seed for run in chosen if (run.map, run.alg) == (task, alg))
+            if twice := sorted(seed for seed, n in counts.items() if n > 1):
+                lines.append(
+                    f"{alg} on {task} has seed {', '.join(map(str, twice))} more than once; each run counts."
+                )
     builds = sorted({run.build for run in chosen if run.build})
     if len(builds) > 1:
         lines.append(f"Results of different StarCraft II builds are mixed: {', '.join(builds)}.")
     return lines
+
+
+def lengths(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence for each map and algorithm whose runs end at different places."""
+    lines = []
+    for (task, alg), group in frame.groupby(["map", "alg"]):
+        ends = group.groupby("run")["t_env"].max().tolist()
+        full = [
+            statistics.reaches(points["t_env"].to_numpy(), max(ends)) for _, points in group.groupby("run")
+        ]
+        if not all(full):
+            lines.append(
+                f"The {len(ends)} runs of {alg} on {task} end between {min(ends):,} and {max(ends):,} steps."
+            )
+    return lines
+
+
+def scores(frame: pd.DataFrame, at: int | None = None) -> tuple[dict[str, list[Any]], list[str]]:
+    """Return the runs' values at step ``at`` (their last ones if None) per algorithm, an array per map.
+
+    Only maps on which every algorithm has runs are compared; with them comes a sentence for each other map.
+    """
+    algs = sorted(frame["alg"].unique())
+    values = {
+        (alg, task): statistics.values_at(group, at)[0]
+        for (alg, task), group in frame.groupby(["alg", "map"])
+    }
+    maps, left_out = [], []
+    for task in sorted(frame["map"].unique()):
+        missing = [alg for alg in algs if not len(values.get((alg, task), ()))]
+        if missing:
+            left_out.append(f"{task} is left out: it has no such result of {', '.join(missing)}.")
+        else:
+            maps.append(task)
+    if not maps:
+        raise ConfigError(
+            "There is no map on which all chosen algorithms have results; choose fewer algorithms."
+        )
+    return {alg: [values[alg, task] for task in maps] for alg in algs}, left_out
+
+
+def differences(chosen: Sequence[Run]) -> pd.DataFrame:
+    """Return the configuration keys in which the algorithms' runs differ, a column per algorithm.
+
+    Where the runs of one algorithm differ among themselves, all values are given. Seeds are left out.
+    """
+    by_alg: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for run in chosen:
+        for key, value in flatten(run.config).items():
+            if str(value) not in by_alg[run.alg][key]:
+                by_alg[run.alg][key].append(str(value))
+    keys = sorted({key for values in by_alg.values() for key in values} - {"seed", "name"})
+    rows = {key: [" | ".join(by_alg[alg].get(key, ["-"])) for alg in sorted(by_alg)] for key in keys}
+    different = {key: row for key, row in rows.items() if len(set(row)) > 1 or " | " in row[0]}
+    return pd.DataFrame.from_dict(different, orient="index", columns=sorted(by_alg))
+
+
+def loss_metrics(chosen: Sequence[Run]) -> list[str]:
+    """Return the names of the world model's losses that these runs recorded."""
+    return sorted(
+        {name for run in chosen for name in run.metrics if name.startswith("wm_") and "loss" in name}
+    )

@@ -1,4 +1,4 @@
-"""Statistics of runs over seeds, after Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice".
+"""Statistics of runs over seeds (Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice").
 
 Runs are stratified by map: the bootstrap draws anew among the runs of each map, never across maps.
 """
@@ -30,8 +30,8 @@ def quartiles(values: Any, axis: int | None = None) -> Array:
 def interval(strata: Sequence[Array], statistic: Callable[..., Any] | None = None) -> tuple[Any, Any]:
     """Return the 95 % percentile bootstrap interval of ``statistic`` over runs, drawn within each stratum.
 
-    ``strata`` holds one array (runs, ...) of values per map; ``statistic(*strata, axis)`` is the interquartile
-    mean of all if None. Where a map has a single run there is no interval: both ends are NaN.
+    ``strata`` holds one array (runs, ...) of values per map; ``statistic(*strata, axis)`` is, if
+    None, the interquartile mean of all. Where a map has a single run there is no interval: both ends are NaN.
     """
     if min(map(len, strata)) < 2:
         nothing = np.full(np.shape(strata[0])[1:], np.nan)

@@ -34,6 +34,11 @@ class Run:
     where: str = field(repr=False)
 
 
+def order(run: Run) -> tuple[Any, ...]:
+    """Return what runs are sorted by: the oldest first."""
+    return run.started, run.map, run.alg, run.seed, run.run
+
+
 class Store(Protocol):
     """A place with runs. ``problems`` says, a line each, which records in it can't be read."""
 
