@@ -5,7 +5,7 @@
     python src/results.py curves --alg qmix mappo --format csv --out curves.csv
     python src/results.py table  --at 50000 --format latex
     python src/results.py best   --key lr=0.0005 --top 5
-    python src/results.py plot   curves --map 3m --out curves.png
+    python src/results.py plot   --map 3m --out curves.png
     python src/results.py report --out report.html
     python src/results.py sync   [DIR]
     python src/results.py verify [DIR]
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--top", type=int, default=10, help="number of runs (10)")
         if name == "plot":
             kinds = ("curves", "losses", "aggregate", "profile", "improvement")
-            command.add_argument("kind", choices=kinds, nargs="?", default="curves")
+            command.add_argument("--kind", choices=kinds, default="curves")
             command.add_argument("--band", choices=("iqm", "median"), default="iqm")
             command.add_argument("--x", choices=("t_env", "hours"), default="t_env")
             command.add_argument("--out", type=Path, required=True, metavar="FILE", help=", ".join(PICTURES))
@@ -127,7 +127,7 @@ def _day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError(f"{text!r} is no day; write it like 2030-12-31.") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is no day, such as 2030-12-31") from error
 
 
 def main(argv: Sequence[str]) -> int:
@@ -308,7 +308,7 @@ def _frame(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> "t
     from records import query
 
     if given.metric and len(given.metric) > 1:
-        raise ConfigError("This takes one --metric; only `plot curves` takes several.")
+        raise ConfigError("This takes one --metric; only `plot --kind curves` takes several.")
     metric = query.metric_of(chosen, given.metric and given.metric[0])
     return metric, query.curves(store, chosen, metric)
 

@@ -98,7 +98,7 @@ def _drawn(frames: dict[str, pd.DataFrame]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "curves.png")
         plots.draw_curves(frames, path)
-        return _image(path, "learning curves")
+        return _image(path, html.escape(f"Curves of {', '.join(frames)}"))
 
 
 def _battles(chosen: Sequence[Run]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 RESAMPLES = 2000
@@ -19,7 +19,7 @@ SEED = 0  # the bootstrap's draws are the same each time
 
 def iqm(values: Any, axis: int | None = None) -> Any:
     """Return the interquartile mean: the mean without the lowest and the highest quarter."""
-    return stats.trim_mean(values, 0.25, axis=axis)
+    return scipy.stats.trim_mean(values, 0.25, axis=axis)
 
 
 def quartiles(values: Any, axis: int | None = None) -> Array:
@@ -36,7 +36,7 @@ def interval(strata: Sequence[Array], statistic: Callable[..., Any] | None = Non
     if min(map(len, strata)) < 2:
         nothing = np.full(np.shape(strata[0])[1:], np.nan)
         return nothing, nothing
-    ends = stats.bootstrap(
+    ends = scipy.stats.bootstrap(
         tuple(strata),
         statistic or _iqm_of_all,
         n_resamples=RESAMPLES,
@@ -72,7 +72,7 @@ def values_at(frame: pd.DataFrame, step: int | None) -> tuple[Array, int]:
 
 
 def reaches(steps: NDArray[Any], step: int) -> bool:
-    """Tell whether tests at ``steps`` cover ``step``: the last may lie before it by less than their spacing."""
+    """Tell whether tests at ``steps`` cover ``step``, before which the last may lie by their spacing."""
     spacing = np.median(np.diff(steps)) if len(steps) > 1 else 0
     return bool(steps[0] <= step < steps[-1] + max(1, spacing))
 
@@ -131,7 +131,7 @@ def improvement(one: Sequence[Array], other: Sequence[Array]) -> tuple[float, fl
     def chance(*strata: Array, axis: int) -> Any:
         pairs = list(zip(strata[: len(one)], strata[len(one) :], strict=True))
         wins = [
-            stats.mannwhitneyu(a, b, axis=axis, method="asymptotic").statistic
+            scipy.stats.mannwhitneyu(a, b, axis=axis, method="asymptotic").statistic
             / (a.shape[axis] * b.shape[axis])
             for a, b in pairs
         ]
