@@ -1,11 +1,6 @@
 """Questions about runs, answered as pandas frames: which runs, which curves, how good, against what.
 
-from records.query import Filter, curves, open_store, runs, select, table
-
-store = open_store(["results"])                     # or open_store(mongo="mongodb://host/database")
-chosen = select(store, Filter(alg=("qmix", "mappo"), map=("3m",)))
-frame = curves(store, chosen, "test_battle_won_mean")
-print(table(frame, at=50_000))
+examples/compare_runs.py shows how they are asked.
 """
 
 from collections import Counter, defaultdict
@@ -190,7 +185,7 @@ def table(frame: pd.DataFrame, at: int | None = None) -> pd.DataFrame:
         values, short = statistics.values_at(group, at)
         row = {"map": task, "alg": alg, "seeds": len(values), "short": short}
         if len(values):
-            low, high = statistics.interval([values])
+            low, high = map(float, statistics.interval([values]))
             quartiles = dict(zip(("q25", "median", "q75"), statistics.quartiles(values), strict=True))
             row |= {"iqm": statistics.iqm(values), "low": low, "high": high, **quartiles}
         rows.append(row)

@@ -56,8 +56,8 @@ def _iqm_of_all(*strata: Array, axis: int) -> Any:
 def values_at(frame: pd.DataFrame, step: int | None) -> tuple[Array, int]:
     """Return each run's value at ``step`` (None: its last), and the number of runs that end before it.
 
-    The value at a step is that of the last test up to there, of a run that goes on to the step or was
-    had its last test less than its usual interval before it.
+    Between tests a curve is taken to be straight. A run counts as reaching a step that lies behind its last
+    test by less than its usual interval; it has the last test's value there.
     """
     values, short = [], 0
     for _, points in frame.groupby("run", sort=False):
@@ -65,7 +65,7 @@ def values_at(frame: pd.DataFrame, step: int | None) -> tuple[Array, int]:
         if step is None:
             values.append(run_values[-1])
         elif reaches(steps, step):
-            values.append(run_values[max(0, np.searchsorted(steps, step, side="right") - 1)])
+            values.append(float(np.interp(step, steps, run_values)))
         else:
             short += 1
     return np.array(values), short
@@ -73,21 +73,30 @@ def values_at(frame: pd.DataFrame, step: int | None) -> tuple[Array, int]:
 
 def reaches(steps: NDArray[Any], step: int) -> bool:
     """Tell whether tests at ``steps`` cover ``step``, before which the last may lie by their spacing."""
-    spacing = np.median(np.diff(steps)) if len(steps) > 1 else 0
-    return bool(steps[0] <= step < steps[-1] + max(1, spacing))
+    return bool(steps[0] <= step < steps[-1] + max(1, _spacing(steps)))
+
+
+def _spacing(steps: NDArray[Any]) -> float:
+    return float(np.median(np.diff(steps))) if len(steps) > 1 else 0.0
 
 
 def align(frame: pd.DataFrame, x: str = "t_env", points: int = 200) -> tuple[Array, Array]:
     """Return a grid of ``x`` (points,) and the runs' values on it (runs, points).
 
     Between its tests a curve is taken to be straight; before its first and behind its last test it is NaN,
-    so that runs of different lengths can be told apart.
+    so that runs of different lengths can be told apart. The last tests of runs of one length never fall on
+    the same step: a run's last value is held for half its usual interval.
     """
     groups = [points.sort_values(x) for _, points in frame.groupby("run", sort=False)]
     grid = np.unique(np.concatenate([group[x].to_numpy(dtype=np.float64) for group in groups]))
     if len(grid) > points:
         grid = np.linspace(grid[0], grid[-1], points)
-    rows = [np.interp(grid, g[x], g["value"], left=np.nan, right=np.nan) for g in groups]
+    rows = []
+    for group in groups:
+        steps = group[x].to_numpy(dtype=np.float64)
+        row = np.interp(grid, steps, group["value"], left=np.nan)
+        row[grid > steps[-1] + _spacing(steps) / 2] = np.nan
+        rows.append(row)
     return grid, np.stack(rows)
 
 

@@ -102,6 +102,9 @@ def test_curves_of_different_lengths_share_a_grid():
     grid, values = statistics.align(_frame([(0, 0.0), (100, 1.0)], [(0, 0.0), (50, 1.0), (200, 1.0)]))
     np.testing.assert_array_equal(grid, [0, 50, 100, 200])
     np.testing.assert_array_equal(values, [[0, 0.5, 1, np.nan], [0, 1, 1, 1]])
+    _, held = statistics.align(_frame([(0, 0.0), (100, 1.0)], [(0, 0.0), (140, 1.0)], [(0, 0.0), (151, 1.0)]))
+    np.testing.assert_array_equal(np.isnan(held[:, -1]), [True, False, False])
+    assert held[0, 2] == 1
     centre, low, high = statistics.band(values, "iqm")
     np.testing.assert_allclose(centre, [0, 0.75, 1, 1])
     assert (low[1], high[1]) == (0.5, 1.0)
