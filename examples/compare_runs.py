@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from records import query, statistics
-from records.query import Filter
+from records import query, statistics  # noqa: E402
+from records.query import Filter  # noqa: E402
 
 store = query.open_store(sys.argv[1:] or [ROOT / "benchmarks" / "results"])
 chosen = query.select(store, Filter(map=("3m",)))

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -159,19 +160,17 @@ def metric_of(chosen: Sequence[Run], metric: str | None) -> str:
 def curves(store: Store, chosen: Sequence[Run], metric: str) -> pd.DataFrame:
     """Return one row per point: run, alg, map, seed, t_env, seconds (since the start), value."""
     points = store.curves(chosen, metric)
-    frames = [
-        pd.DataFrame(
-            {
-                "run": run.run, "alg": run.alg, "map": run.map, "seed": run.seed,
-                "t_env": points[run.run].steps,
-                "seconds": [round(time - run.started, 3) for time in points[run.run].times],
-                "value": points[run.run].values,
-            }
-        )
-        for run in chosen
-        if run.run in points
-    ]  # fmt: skip
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=CURVE_COLUMNS)
+    there = [run for run in chosen if run.run in points]
+    if not there:
+        return pd.DataFrame(columns=CURVE_COLUMNS)
+    lengths = [len(points[run.run]) for run in there]
+    columns = {name: np.repeat([getattr(run, name) for run in there], lengths) for name in CURVE_COLUMNS[:4]}
+    started = np.repeat([run.started for run in there], lengths)
+    steps, values, times = (
+        np.concatenate([getattr(points[run.run], name) for run in there])
+        for name in ("steps", "values", "times")
+    )
+    return pd.DataFrame(columns | {"t_env": steps, "seconds": (times - started).round(3), "value": values})
 
 
 def table(frame: pd.DataFrame, at: int | None = None) -> pd.DataFrame:

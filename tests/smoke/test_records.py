@@ -12,8 +12,8 @@ pytest.importorskip("mongomock")
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "tests" / "records" / "mongo_server.py"
 TINY = [
-    "env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20", "runner=episode", "t_max=200",
-    "test_interval=100", "test_nepisode=2", "hidden_dim=16", "batch_size=4", "buffer_size=16", "cpu_threads=1",
+    "env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20", "runner=episode",
+    "t_max=200", "test_interval=100", "test_nepisode=2", "hidden_dim=16", "batch_size=4", "buffer_size=16", "cpu_threads=1",
 ]  # fmt: skip
 
 
@@ -55,9 +55,8 @@ def test_a_run_is_copied_and_found_in_both_places(command_line, server):
 
 def test_a_wrong_password_ends_the_run_before_it_begins(command_line, server):
     uri = f"mongodb://reader:guess@127.0.0.1:{server}/marl?authSource=admin"
-    done = command_line.run(
-        [f"--mongo={uri}", *command_line.words("qmix", "gymma", *TINY, "require_mongo=True")]
-    )
+    words = command_line.words("qmix", "gymma", *TINY, "require_mongo=True")
+    done = command_line.run([f"--mongo={uri}", *words])
     assert done.returncode == 2
     assert done.stderr == (
         f"error: MongoDB at 127.0.0.1:{server} refused the user name or the password; "
