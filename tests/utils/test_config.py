@@ -153,7 +153,7 @@ def test_bad_files_are_named(folder, text, words):
         ("--config=alg --env-config=battle lr=1", "'with' is missing before 'lr=1'"),
         ("--config=alg --env-config=battle with lr", "'lr' behind 'with' is not of the form key=value"),
         ("--config=alg --env-config=battle with =1", "not of the form key=value"),
-        ("--config=alg --env-config=battle --mongo", "Unrecognized arguments: --mongo"),
+        ("--config=alg --env-config=battle --fast", "Unrecognized arguments: --fast"),
         ("--conf=alg --env-config=battle", "Unrecognized arguments: --conf=alg"),
     ],
 )
