@@ -1,6 +1,7 @@
 """Runs that are killed go on as if nothing had happened: the real command line, kill -9, and resume=True."""
 
 import random
+import resource
 import signal
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ ALGORITHMS = {
         "imagination_horizon=5", "critic_width=16", "replay_capacity=600",
     ],
 }  # fmt: skip
-PATIENCE = 300  # seconds for a run to get to the moment at which it is killed
+PATIENCE = 600  # seconds for a run to get to the moment at which it is killed, on a busy machine
 
 
 class Survivor:
@@ -129,6 +130,23 @@ def test_runs_killed_at_random_moments_go_on_bit_equal(command_line, tmp_path, a
     whole.finish(undisturbed)
     assert_alike(whole, killed)
     assert kills >= 5
+
+
+def test_a_full_disk_is_one_sentence(command_line):
+    """A limit on the size of files stands for the disk: the checkpoints hit it first, then the journal."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    foraging = ["env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20", "runner=episode"]
+    words = command_line.words("mappo", "gymma", *foraging, *SIZES, *ALGORITHMS["mappo"], "t_max=100000")
+    process = command_line.start(words, preexec_fn=limit)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "100 can't be written" in err
+    assert "training goes on, the earlier ones remain" in err
+    assert err.splitlines()[-1] == "error: The results can't be written: File too large."
+    assert "Traceback" not in err
 
 
 def test_damage_is_told_and_nothing_else_is_lost(command_line, tmp_path):
