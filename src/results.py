@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _place() -> argparse.ArgumentParser:
+def _place() -> Parser:
     group = Parser(add_help=False)
     group.add_argument(
         "--dir", type=Path, nargs="+", default=[ROOT / "results"], metavar="DIR",
@@ -103,7 +103,7 @@ def _place() -> argparse.ArgumentParser:
     return group
 
 
-def _chosen() -> argparse.ArgumentParser:
+def _chosen() -> Parser:
     group = Parser(add_help=False)
     group.add_argument(
         "--run", nargs="+", default=[], metavar="RUN", help="beginnings of ids, or directories"
@@ -145,6 +145,8 @@ def main(argv: Sequence[str]) -> int:
 
 def copies(given: argparse.Namespace) -> int:
     """Send records to MongoDB, or compare them with what is there."""
+    from pymongo.errors import PyMongoError
+
     from records import mongo, sync
     from records.folder import run_directories
 
@@ -160,7 +162,7 @@ def copies(given: argparse.Namespace) -> int:
         for line in work(database, directories):
             print(line, file=sys.stderr)
             lines += 1
-    except mongo.PyMongoError as error:
+    except PyMongoError as error:
         raise ConfigError(mongo.explain(error, uri)) from error
     done = "sent, or were there already" if given.command == "sync" else "compared"
     print(f"{len(directories)} runs {done}; {lines or 'no'} complaint{'s' * (lines != 1)}")

@@ -102,7 +102,7 @@ def _drawn(frames: dict[str, pd.DataFrame]) -> str:
 
 
 def _battles(chosen: Sequence[Run]) -> str:
-    figures = []
+    figures: list[str] = []
     for run in chosen:
         for path in sorted(Path(run.where).glob("**/*.gif")):
             if path.stat().st_size <= MEGABYTES * 2**20 and len(figures) < MAX_ANIMATIONS:

@@ -121,8 +121,8 @@ def band(values: Array, kind: str) -> tuple[Array, Array, Array]:
 
 def profile(strata: Sequence[Array], thresholds: Array) -> tuple[Array, Array, Array]:
     """Return the share of runs above each threshold, every map counting alike, and its 95 % interval."""
-    above = [np.asarray(values)[:, None] > thresholds for values in strata]
-    low, high = interval([share.astype(np.float64) for share in above], _mean_of_means)
+    above = [(np.asarray(values)[:, None] > thresholds).astype(np.float64) for values in strata]
+    low, high = interval(above, _mean_of_means)
     return _mean_of_means(*above, axis=0), low, high
 
 
