@@ -9,6 +9,10 @@ import numpy as np
 Info = dict[str, Any]
 
 
+class EpisodeLost(RuntimeError):
+    """The episode in progress cannot be continued: discard it. The environment can be reset."""
+
+
 class MultiAgentEnv:
     """One environment with ``n_agents`` agents that act together, for at most ``episode_limit`` steps.
 
