@@ -89,5 +89,14 @@ class MultiAgentEnv:
         """Saves a replay, where the environment can."""
         raise NotImplementedError
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`load_state_dict` needs to go on identically (tensors, numbers, texts, and lists and
+        dictionaries of them); empty where the simulator does not allow it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a :meth:`state_dict` that is not empty."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Frees what the environment holds."""

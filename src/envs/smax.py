@@ -254,6 +254,7 @@ class BatchedSMAX(BatchedEnv):
         if state["battles"]:
             leaves = [jnp.asarray(leaf.numpy()) for leaf in state["battles"]]
             self._battles = jax.tree.unflatten(jax.tree.structure(self._battles), leaves)
+            self._keys = self._battles.key
 
 
 class SMAXEnv(MultiAgentEnv):
@@ -286,6 +287,16 @@ class SMAXEnv(MultiAgentEnv):
             self._next = step.view
         info = {key: value.item() for key, value in step.info.items()}
         return self.get_obs(), step.reward.item(), terminated, truncated, info
+
+    def state_dict(self) -> dict[str, Any]:
+        views = {"now": self._now, "next": self._next}
+        lists = {name: None if view is None else list(view) for name, view in views.items()}
+        return {"battle": self._battle.state_dict(), **lists}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._battle.load_state_dict(state["battle"])
+        self._now = View(*state["now"])
+        self._next = None if state["next"] is None else View(*state["next"])
 
     def get_obs(self) -> np.ndarray:
         return self._now.obs[0].numpy()
