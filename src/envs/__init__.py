@@ -45,8 +45,38 @@ def _gymma(**env_args: Any) -> MultiAgentEnv:
     return GymmaEnv(**env_args)
 
 
+def _sc2(**env_args: Any) -> MultiAgentEnv:
+    from envs.sc2_preflight import use_python_protobuf
+
+    use_python_protobuf()
+    from envs.sc2 import SC2Env
+
+    return SC2Env(**env_args)
+
+
+def _sc2v2(**env_args: Any) -> MultiAgentEnv:
+    from envs.sc2_preflight import use_python_protobuf
+
+    use_python_protobuf()
+    from envs.sc2v2 import SC2v2Env
+
+    return SC2v2Env(**env_args)
+
+
+def _smaclite(**env_args: Any) -> MultiAgentEnv:
+    from envs.smaclite import SMACliteEnv
+
+    return SMACliteEnv(**env_args)
+
+
 # Single environments, as in EPyMARL: factory(seed=, common_reward=, reward_scalarisation=, **env_args).
-REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {"smax": _smax, "gymma": _gymma}
+REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {
+    "smax": _smax,
+    "gymma": _gymma,
+    "sc2": _sc2,
+    "sc2v2": _sc2v2,
+    "smaclite": _smaclite,
+}
 
 # Simulators that step many episodes in one call: factory(seeds, common_reward=, ..., **env_args).
 BATCHED_REGISTRY: dict[str, Callable[..., BatchedEnv]] = {"smax": _smax_batched}
