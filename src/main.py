@@ -6,13 +6,11 @@ Exit codes: 0 done, 1 an error of the program, 2 a request that can't be run, 3 
 130 interrupted.
 """
 
-import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from importlib.metadata import distributions
 from pathlib import Path
@@ -72,30 +70,30 @@ def train(config: dict[str, Any], argv: list[str]) -> int:
     check_names(config)
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
     from sacred import SETTINGS, Experiment
-    from sacred.observers import FileStorageObserver
 
+    from records.journal import HEARTBEAT
+    from records.observer import JournalObserver
     from utils.guards import TrainingDiverged
     from utils.logging import get_console_logger
 
     SETTINGS.CAPTURE_MODE = "no"
     SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+    SETTINGS.DEFAULT_BEAT_INTERVAL = HEARTBEAT
     log = get_console_logger()
     directory = Path(config["local_results_path"], "sacred", config["name"], map_name(config))
-    observer = FileStorageObserver(directory, priority=100, copy_sources=False)
+    observer = JournalObserver(directory, argv, _versions())
     experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
     experiment.logger = _quiet(log.getChild("sacred"))
     experiment.add_config(config)
     experiment.observers.append(observer)
 
     @experiment.main
-    def _run_recorded(_run: Any, _config: dict[str, Any]) -> dict[str, Any]:
-        run_directory = Path(str(observer.dir))
-        log.info("The record is in %s", run_directory)
-        _add_versions(_run)
-        return run(_run, _config, log, run_directory)
+    def _run_recorded(_config: dict[str, Any]) -> dict[str, Any]:
+        log.info("The record is in %s", observer.dir)
+        return run(observer.journal, _config, log, observer.dir)
 
     try:
-        result = experiment.run(meta_info={"command": argv}).result
+        result = experiment.run().result
     except KeyboardInterrupt:
         print(f"Interrupted; the record so far is in {observer.dir}", file=sys.stderr)
         return INTERRUPTED
@@ -123,14 +121,10 @@ def _has_commit() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _add_versions(sacred_run: Any) -> None:
-    """Store the versions of all installed packages in the record, as versions.json."""
-    versions = {"python": sys.version.split()[0]}
-    versions |= dict(sorted((package.name, package.version) for package in distributions()))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "versions.json")
-        path.write_text(json.dumps(versions, indent=2))
-        sacred_run.add_artifact(str(path))
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of all installed packages."""
+    packages = {package.name: package.version for package in distributions()}
+    return {"python": sys.version.split()[0], **dict(sorted(packages.items()))}
 
 
 def _exit(code: int) -> NoReturn:

@@ -18,6 +18,7 @@ from learners import REGISTRY as LEARNERS
 from modules.agents import REGISTRY as AGENTS
 from modules.critics import REGISTRY as CRITICS
 from modules.mixers import REGISTRY as MIXERS
+from records.journal import Journal
 from runners import REGISTRY as RUNNERS
 from utils import interrupts
 from utils.clocks import Every, Ratio
@@ -47,9 +48,12 @@ def check_names(config: dict[str, Any]) -> None:
 
 
 def run(
-    sacred_run: Any, config: dict[str, Any], console_logger: logging.Logger, directory: Path
+    journal: Journal, config: dict[str, Any], console_logger: logging.Logger, directory: Path
 ) -> dict[str, Any]:
-    """Train as ``config`` says and return the result; models and event files go to ``directory``."""
+    """Train as ``config`` says and return the result.
+
+    Metrics go to ``journal``, models and event files to ``directory``.
+    """
     args = SimpleNamespace(**config)
     args.device = _device(args.use_cuda, console_logger)
     args.use_cuda = args.device == "cuda"
@@ -58,7 +62,7 @@ def run(
         torch.set_num_threads(args.cpu_threads)
     seed_global_generators(args.seed)
     logger = Logger(console_logger)
-    logger.setup_sacred(sacred_run)
+    logger.setup_journal(journal)
     if args.use_tensorboard:
         logger.setup_tb(str(directory / "tensorboard"))
     with _refusals():
