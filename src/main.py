@@ -1,6 +1,7 @@
 """The command line: composes and checks the configuration, opens the run's record with Sacred, calls run.
 
     python src/main.py --config=ALG --env-config=ENV with key=value ...
+    python src/main.py check ENV with key=value ...   # is everything there that ENV needs?
 
 Exit codes: 0 done, 1 an error of the program, 2 a request that can't be run, 3 training diverged,
 130 interrupted.
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import envs
+from envs.multiagentenv import SimulatorError
 from utils import interrupts
 from utils.config import compose, map_name, parse_command_line
 from utils.constraints import ConfigError
@@ -24,6 +26,7 @@ from utils.seeding import draw_seed
 from utils.threads import limit_threads
 
 ROOT = Path(__file__).resolve().parents[1]
+ANY_ALG = "qmix"  # where a configuration is needed and the algorithm has no part in it
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
@@ -31,6 +34,8 @@ def main(argv: list[str]) -> int:
     """Run the command line ``argv`` and return the exit code."""
     interrupts.install()
     try:
+        if argv[:1] == ["check"]:
+            return check(argv[1:])
         config = configuration(argv)
         limit_threads(config["cpu_threads"])
         return train(config, argv)
@@ -40,6 +45,20 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted before training began.", file=sys.stderr)
         return INTERRUPTED
+
+
+def check(argv: list[str]) -> int:
+    """Print what ``ENV with key=value ...`` needs and whether it is there; 0 if all of it is."""
+    if not argv or argv[0] not in envs.CHECKED:
+        raise ConfigError(f"check needs the name of an environment: {', '.join(envs.CHECKED)}.")
+    config = compose(parse_command_line([f"--config={ANY_ALG}", f"--env-config={argv[0]}", *argv[1:]]))
+    found = envs.checks(config["env"], config["env_args"], games=2 * config["batch_size_run"])
+    said: set[str] = set()
+    for look in found:
+        what = "see above" if look.failure in said else look.failure or look.found
+        print(f"{'missing' if look.failure else 'ok':8}{look.title + ':':18} {what}")
+        said |= {look.failure} - {""}
+    return 2 if said else 0
 
 
 def configuration(argv: list[str]) -> dict[str, Any]:
@@ -81,7 +100,7 @@ def train(config: dict[str, Any], argv: list[str]) -> int:
     SETTINGS.DEFAULT_BEAT_INTERVAL = HEARTBEAT
     log = get_console_logger()
     directory = Path(config["local_results_path"], "sacred", config["name"], map_name(config))
-    observer = JournalObserver(directory, argv, _versions())
+    observer = JournalObserver(directory, argv, _versions(config))
     experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
     experiment.logger = _quiet(log.getChild("sacred"))
     experiment.add_config(config)
@@ -97,6 +116,9 @@ def train(config: dict[str, Any], argv: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"Interrupted; the record so far is in {observer.dir}", file=sys.stderr)
         return INTERRUPTED
+    except SimulatorError as error:
+        print(f"error: {error} The record so far is in {observer.dir}", file=sys.stderr)
+        return 1
     except TrainingDiverged as stop:
         print(
             f"Training stopped: {stop.term} became NaN or infinite at environment step {stop.step}; "
@@ -121,10 +143,11 @@ def _has_commit() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _versions() -> dict[str, str]:
-    """Return the versions of Python and of all installed packages."""
+def _versions(config: dict[str, Any]) -> dict[str, str]:
+    """Return the versions of Python, of the simulator where it has one, and of all installed packages."""
     packages = {package.name: package.version for package in distributions()}
-    return {"python": sys.version.split()[0], **dict(sorted(packages.items()))}
+    simulator = envs.versions(config["env"], config["env_args"])
+    return {"python": sys.version.split()[0], **simulator, **dict(sorted(packages.items()))}
 
 
 def _exit(code: int) -> NoReturn:

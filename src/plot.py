@@ -47,14 +47,22 @@ def read_run(directory: Path) -> Curve:
     try:
         config = json.loads((directory / "config.json").read_text())
         metrics = json.loads((directory / "metrics.json").read_text())
+        game = _game(directory)
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{directory} holds no readable record of a run ({error})") from error
     for metric in LABELS:
         if metric in metrics:
             steps = np.array(metrics[metric]["steps"], dtype=np.int64)
             values = np.array(metrics[metric]["values"], dtype=np.float64)
-            return Curve(config["name"], map_name(config), config["seed"], metric, steps, values)
+            return Curve(config["name"] + game, map_name(config), config["seed"], metric, steps, values)
     raise ValueError(f"{directory} holds no test result yet")
+
+
+def _game(directory: Path) -> str:
+    """Return what to add to the algorithm's name, to tell StarCraft II's builds apart."""
+    path = directory / "versions.json"
+    versions = json.loads(path.read_text()) if path.exists() else {}
+    return f" (StarCraft II {versions['game_version']})" if "game_version" in versions else ""
 
 
 def read_csv(path: Path) -> list[Curve]:

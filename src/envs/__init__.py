@@ -11,13 +11,19 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from envs import sc2_preflight
 from envs.validation import validate
 
 if TYPE_CHECKING:
     from envs.batched_env import BatchedEnv
     from envs.multiagentenv import MultiAgentEnv
 
-__all__ = ["BATCHED_REGISTRY", "REGISTRY", "make_batched", "make_single", "validate"]
+__all__ = [
+    "BATCHED_REGISTRY", "CHECKED", "REGISTRY",
+    "checks", "make_batched", "make_single", "validate", "versions",
+]  # fmt: skip
+
+CHECKED = ("sc2", "sc2v2")  # environments that need more than Python packages
 
 
 def _smax(seed: int, **env_args: Any) -> MultiAgentEnv:
@@ -82,6 +88,16 @@ REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {
 BATCHED_REGISTRY: dict[str, Callable[..., BatchedEnv]] = {"smax": _smax_batched}
 
 
+def checks(env: str, env_args: dict[str, Any], games: int) -> list[sc2_preflight.Check]:
+    """What ``games`` simulators of a ``CHECKED`` environment need, and whether it is there."""
+    return sc2_preflight.checks(env, env_args, games)
+
+
+def versions(env: str, env_args: dict[str, Any]) -> dict[str, str]:
+    """Versions that a record needs of an environment's simulator, besides those of Python's packages."""
+    return sc2_preflight.versions(env, env_args) if env in CHECKED else {}
+
+
 def make_single(args: Any, seed: int) -> MultiAgentEnv:
     """The environment ``args.env`` with ``args.env_args``."""
     return REGISTRY[args.env](seed=seed, **_env_args(args))
@@ -101,7 +117,10 @@ def make_batched(args: Any, seeds: Sequence[int]) -> BatchedEnv:
     names = ("env", "env_args", "common_reward", "reward_scalarisation")
     settings = SimpleNamespace(**{name: getattr(args, name) for name in names})
     return SubprocessEnv(
-        partial(make_single, settings), seeds, timeout=args.worker_timeout, max_restarts=args.worker_max_restarts
+        partial(make_single, settings),
+        seeds,
+        timeout=args.worker_timeout,
+        max_restarts=args.worker_max_restarts,
     )
 
 

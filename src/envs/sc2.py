@@ -35,7 +35,7 @@ class SC2Restart(EpisodeLost):
 
 
 class Guard:
-    """To be mixed into the package's environment: it gives up a game that fails instead of starting another."""
+    """To be mixed into the package's environment: it gives up a game that fails, and starts no other."""
 
     step_timeout: float
     """Seconds that the game may take to answer once the battle has begun."""
@@ -50,7 +50,20 @@ class Guard:
 
     def full_restart(self) -> None:
         """What the package calls when the game has failed."""
-        raise SC2Restart("StarCraft II does not answer")
+        raise SC2Restart(f"it does not answer: {sys.exception()}")
+
+    def init_units(self, *args: Any, **kwargs: Any) -> None:
+        """Find the units of a new battle. Until all are there the package looks again, and it adds the
+        enemies' health to the greatest return at each look: that is put right here."""
+        super().init_units(*args, **kwargs)  # type: ignore[misc]
+        game: Any = self
+        if game._episode_count == 0:
+            health = sum(unit.health_max + unit.shield_max for unit in game.enemies.values())
+            game.max_reward = game.n_enemies * game.reward_death_value + game.reward_win + health
+
+
+class SMACGuard(Guard):
+    """What the first generation needs besides."""
 
     def get_obs_size(self) -> int:
         """The length that observations really have: the package forgets the number of the step."""
@@ -76,6 +89,9 @@ def _require_version(ping: Any, expected: dict[str, str]) -> None:
 
 class SC2Env(MultiAgentEnv):
     """One battle after the other in one game.
+
+    A battle that was won or lost is terminated and one that reached the time limit truncated, whatever
+    ``continuing_episode`` says.
 
     Args:
         seed: the game's random seed; :meth:`reset` with a seed starts a new game.
@@ -120,16 +136,13 @@ class SC2Env(MultiAgentEnv):
 
     name = "sc2"
 
-    def _official(self) -> type:
-        """The package's class with the guard."""
+    def _make(self, seed: int) -> Any:
+        """An environment of the package with the guard, not launched yet."""
         if "smacv2" in sys.modules:
             raise RuntimeError("SMAC and SMACv2 cannot be used in one process: start another one for SMAC.")
         from smac.env import StarCraft2Env
 
-        return type("GuardedStarCraft2Env", (Guard, StarCraft2Env), {})
-
-    def _make(self, seed: int) -> Any:
-        game = self._official()(**self._args, seed=seed % 2**32)
+        game = type("GuardedStarCraft2Env", (SMACGuard, StarCraft2Env), {})(**self._args, seed=seed % 2**32)
         game.step_timeout, game.expected = self._step_timeout, self._expected
         return game
 
@@ -139,7 +152,9 @@ class SC2Env(MultiAgentEnv):
             self._end()
             self._seed, self._launches = seed, 0
 
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, Info]:
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, Info]:
         """Starts a battle; with a seed, in a new game.
 
         Raises:
@@ -171,15 +186,17 @@ class SC2Env(MultiAgentEnv):
             try:
                 self._game.reset()
             except (SC2Restart, *GAME_ERRORS) as error:
-                log.warning("StarCraft II did not start (attempt %d of %d): %s", attempt, LAUNCH_ATTEMPTS, error)
+                log.warning(
+                    "StarCraft II did not start (attempt %d of %d): %s", attempt, LAUNCH_ATTEMPTS, error
+                )
                 self._end()
                 last = error
             else:
                 self._launches += 1
                 return
         raise SimulatorError(
-            f"StarCraft II did not start within {self._launch_timeout} s in {LAUNCH_ATTEMPTS} attempts ({last}): "
-            f"see what `python src/main.py check {self.name}` says."
+            f"StarCraft II did not start within {self._launch_timeout} s in {LAUNCH_ATTEMPTS} attempts "
+            f"({last}): see what `python src/main.py check {self.name}` says."
         )
 
     def _fail(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Temporary folders of games, named by the process that owns them, so that those of a dead one can be told."""
+"""Temporary folders of games, named by the process that owns them, so that a dead one's can be told."""
 
 from __future__ import annotations
 

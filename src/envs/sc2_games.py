@@ -1,4 +1,4 @@
-"""StarCraft II processes: many side by side, on ports and in temporary folders of their own, none left behind.
+"""StarCraft II processes, many side by side: own ports, own temporary folders, none left behind.
 
 Imports PySC2; :func:`envs.sc2_preflight.use_python_protobuf` comes first.
 """
@@ -49,7 +49,9 @@ GAME_ERRORS = (
 class Game(sc_process.StarcraftProcess):
     """A game that ends with the process that started it and leaves nothing behind."""
 
-    def _launch(self, run_config: GuardedLinux, args: Sequence[str], **kwargs: Any) -> subprocess.Popen[bytes]:
+    def _launch(
+        self, run_config: GuardedLinux, args: Sequence[str], **kwargs: Any
+    ) -> subprocess.Popen[bytes]:
         die_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
         return subprocess.Popen(args, cwd=run_config.cwd, env=run_config.env, preexec_fn=die_with_parent)
 
@@ -107,7 +109,7 @@ def launch_slot() -> Iterator[int]:
 
 def _free_port(slot: int) -> int:
     while True:
-        port = random.randrange(PORTS.start + slot, PORTS.stop, LAUNCH_SLOTS)
+        port = random.SystemRandom().randrange(PORTS.start + slot, PORTS.stop, LAUNCH_SLOTS)
         try:
             with socket.create_server(("127.0.0.1", port)):
                 return port

@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from envs.sc2v2_scenarios import MAP_FILE, SCENARIOS
 from utils.constraints import hint
 
 INSTALL_PACKAGES = "pip install --no-deps -r requirements-sc2.txt"
@@ -54,13 +55,14 @@ def checks(env: str, env_args: Mapping[str, Any], games: int = 1) -> list[Check]
     """Look at everything that ``games`` games of ``env`` ("sc2" or "sc2v2") need side by side."""
     package, map_name = ("smac", env_args["map_name"]) if env == "sc2" else ("smacv2", env_args["map_name"])
     looks: list[tuple[str, Callable[[], str]]] = [
-        ("system", _system),
         ("difficulty", lambda: _difficulty(env_args["difficulty"])),
+        ("map's name", lambda: _known_map(env, map_name)),
+        ("system", _system),
         (f"package {package}", lambda: smac_package(package)),
         ("package pysc2", _pysc2),
         ("game's folder", lambda: str(game_folder())),
         ("game", lambda: _game(env_args.get("game_version"))),
-        ("map", lambda: f"{_map_file(env, map_name)}"),
+        ("map's file", lambda: str(_map_file(env, map_name))),
         ("shared memory", lambda: _shared_memory(games)),
         ("ports", lambda: _ports(games)),
     ]
@@ -76,10 +78,11 @@ def _look(title: str, look: Callable[[], str]) -> Check:
 
 def require(env: str, env_args: Mapping[str, Any]) -> None:
     """Raise ValueError, one sentence, if a game of ``env`` could not be played."""
-    failures = [check.failure for check in checks(env, env_args) if check.failure]
+    failures = list(dict.fromkeys(check.failure for check in checks(env, env_args) if check.failure))
     if failures:
-        others = f"; {len(failures) - 1} more to mend" if len(failures) > 1 else ""
-        raise ValueError(f"{failures[0]} (`python src/main.py check {env}` lists everything{others}; {ELSE}).")
+        others = f" and {len(failures) - 1} more to mend" if len(failures) > 1 else ""
+        hints = f"`python src/main.py check {env}` lists all that StarCraft II needs{others}; {ELSE}"
+        raise ValueError(f"{failures[0]} ({hints}).")
 
 
 def versions(env: str, env_args: Mapping[str, Any]) -> dict[str, str]:
@@ -107,8 +110,8 @@ def use_python_protobuf() -> None:
 
         if api_implementation.Type() != "python" and int(__version__.split(".")[0]) > 3:
             raise RuntimeError(
-                f"PySC2 cannot use protobuf as it was loaded here: set {PROTOBUF_SETTING}=python in the shell "
-                "and start again."
+                f"PySC2 cannot use protobuf as it was loaded here: set {PROTOBUF_SETTING}=python in the "
+                "shell and start again."
             )
 
 
@@ -137,7 +140,7 @@ def smac_package(package: str) -> str:
             return str(folder)
     if folders:
         raise Missing(
-            f"The package '{package}' in {folders[0]} is not StarCraft's but another project of that name: "
+            f"The package '{package}' in {folders[0]} is another project of that name: "
             f"pip uninstall {package} && {INSTALL_PACKAGES}"
         )
     raise Missing(f"The official {package} package is not installed: {INSTALL_PACKAGES}")
@@ -179,11 +182,14 @@ def installed_build(folder: Path, game_version: str | None) -> int:
         Missing: it is not there or cannot be started.
     """
     names = [path.name for path in (folder / "Versions").glob(f"{BUILD_PREFIX}*")]
-    builds = sorted(int(name.removeprefix(BUILD_PREFIX)) for name in names if name[len(BUILD_PREFIX) :].isdigit())
+    builds = sorted(
+        int(name.removeprefix(BUILD_PREFIX)) for name in names if name[len(BUILD_PREFIX) :].isdigit()
+    )
     builds = [build for build in builds if binary(folder, build).is_file()]
     if not builds:
         raise Missing(
-            f"{folder} holds no StarCraft II (no Versions/{BUILD_PREFIX}*/SC2_x64): {INSTALL_GAME} --to {folder}"
+            f"{folder} holds no StarCraft II (no Versions/{BUILD_PREFIX}*/SC2_x64): "
+            f"{INSTALL_GAME} --to {folder}"
         )
     build = builds[-1]
     if game_version is not None:
@@ -222,11 +228,18 @@ def is_release(name: str) -> bool:
     return bool(name) and all(part.isdigit() for part in name.split("."))
 
 
+def _known_map(env: str, map_name: str) -> str:
+    known = list(SMAC_MAPS if env == "sc2" else SCENARIOS)
+    if map_name not in known:
+        raise Missing(
+            f"There is no SMAC map {map_name!r}{hint(map_name, known)}; there are: {', '.join(known)}"
+        )
+    return map_name
+
+
 def _map_file(env: str, map_name: str) -> Path:
-    if env == "sc2" and map_name not in SMAC_MAPS:
-        known = list(SMAC_MAPS)
-        raise Missing(f"There is no SMAC map {map_name!r}{hint(map_name, known)}; there are: {', '.join(known)}")
-    file = game_folder() / "Maps" / "SMAC_Maps" / f"{map_name}.SC2Map"
+    name = map_name if env == "sc2" else MAP_FILE
+    file = game_folder() / "Maps" / "SMAC_Maps" / f"{name}.SC2Map"
     if not file.is_file():
         raise Missing(f"The map's file {file} is missing: {INSTALL_GAME} --maps-only --to {game_folder()}")
     return file

@@ -111,7 +111,11 @@ class Runner:
         if selector is not None and hasattr(selector, "epsilon"):
             self.logger.log_stat("epsilon", selector.epsilon, self.t_env)
         restarts = self._restarts_before + self.env.worker_restarts
-        counts = {"worker_restarts": restarts, "lost_episodes": self._play.lost_episodes, **self._play.lost_as}
+        counts = {
+            "worker_restarts": restarts,
+            "lost_episodes": self._play.lost_episodes,
+            **self._play.lost_as,
+        }
         for name, count in counts.items():
             if count:
                 self.logger.log_stat(name, count, self.t_env)

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 
 SIZE = 32  # length of the map's sides
 BORDER = 2  # width of its edge, on which nobody walks
-RESPAWN_LOOPS = (1, 1, 1, 3)  # game loops from the death of the last unit to new ones; sometimes it takes long
+RESPAWN_LOOPS = (
+    1,
+    1,
+    1,
+    3,
+)  # game loops from the death of the last unit to new ones; sometimes it takes long
 ALLY, ENEMY = 1, 2
 
 

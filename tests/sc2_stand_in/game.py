@@ -1,6 +1,6 @@
 """The program that PySC2 starts in place of the game: answers requests until it is told to quit.
 
-    game.py -listen HOST -port PORT -dataDir FOLDER -tempDir FOLDER [...]
+game.py -listen HOST -port PORT -dataDir FOLDER -tempDir FOLDER [...]
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ STOP_ID, MOVE_ID, ATTACK_ID, HEAL_ID = 4, 16, 23, 386  # abilities
 MISSING_MAP, UNKNOWN_MAP = 1, 3  # errors of create_game
 
 # In which statuses a request may be made.
-ALLOWED = {
-    CREATE: {LAUNCHED}, JOIN: {INIT_GAME}, PING: {LAUNCHED, INIT_GAME, IN_GAME}, QUIT: {LAUNCHED, INIT_GAME, IN_GAME},
-} | dict.fromkeys((GAME_INFO, OBSERVATION, ACTION, STEP, DATA, SAVE_REPLAY, DEBUG), {IN_GAME})  # fmt: skip
+ANY = (LAUNCHED, INIT_GAME, IN_GAME)
+ALLOWED = {CREATE: (LAUNCHED,), JOIN: (INIT_GAME,), PING: ANY} | dict.fromkeys(
+    (GAME_INFO, OBSERVATION, ACTION, STEP, DATA, SAVE_REPLAY, DEBUG), (IN_GAME,)
+)
 
 
 class Refused(Exception):
@@ -47,9 +48,9 @@ class Game:
         self._status = LAUNCHED
         self._battle: Battle | None = None
         self._answers: dict[int, Callable[[dict], bytes]] = {
-            CREATE: self._create, JOIN: self._join, GAME_INFO: self._game_info, OBSERVATION: self._observation,
-            ACTION: self._action, STEP: self._step, DATA: lambda request: b"", SAVE_REPLAY: self._save_replay,
-            PING: self._ping, DEBUG: self._debug,
+            CREATE: self._create, JOIN: self._join, PING: self._ping, GAME_INFO: self._game_info,
+            OBSERVATION: self._observation, ACTION: self._action, STEP: self._step, DEBUG: self._debug,
+            DATA: lambda request: b"", SAVE_REPLAY: self._save_replay,
         }  # fmt: skip
 
     def answer(self, data: bytes) -> bytes | None:

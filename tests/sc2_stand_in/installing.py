@@ -21,7 +21,9 @@ def install(folder: Path, maps: Iterable[str]) -> Path:
     binary.parent.mkdir(parents=True)
     binary.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{GAME}" "$@"\n')
     binary.chmod(0o755)
-    (folder / ".build.info").write_text(f"Branch!STRING:0|Active!DEC:1|Version!STRING:0\nxx|1|{GAME_VERSION}\n")
+    (folder / ".build.info").write_text(
+        f"Branch!STRING:0|Active!DEC:1|Version!STRING:0\nxx|1|{GAME_VERSION}\n"
+    )
     map_folder = folder / "Maps" / "SMAC_Maps"
     map_folder.mkdir(parents=True)
     for name in maps:
