@@ -60,7 +60,9 @@ def test_nothing_is_downloaded_without_the_licence_being_accepted(place):
     assert not place.game.parent.exists()
 
 
-@pytest.mark.parametrize("words", [["--fast"], ["--sha256"], ["--maps-only"], ["--accept-licence", "--archive", "x"]])
+@pytest.mark.parametrize(
+    "words", [["--fast"], ["--sha256"], ["--maps-only"], ["--accept-licence", "--archive", "x"]]
+)
 def test_bad_arguments_are_answered_with_one_sentence(place, words):
     done = place.run(*words)
     assert done.returncode == 2

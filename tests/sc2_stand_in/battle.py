@@ -42,6 +42,10 @@ KINDS = {
     "marine": Kind(48, 45, 0, 6, 14, 5, 0.14, 0.375),
     "zergling": Kind(105, 35, 0, 5, 11, 0.1, 0.18, 0.375),
     "spine_crawler": Kind(98, 300, 0, 25, 41, 7, 0.0, 1.125),
+    "marauder": Kind(51, 125, 0, 10, 24, 6, 0.14, 0.5625),
+    "medivac": Kind(54, 150, 0, 0, 1, 4, 0.16, 0.75),
+    "baneling": Kind(9, 30, 0, 20, 14, 0.2, 0.16, 0.375),
+    "hydralisk": Kind(107, 80, 0, 12, 13, 5, 0.14, 0.625),
 }
 
 # Allies, in the order of their numbers, and enemies of each map.
@@ -58,8 +62,13 @@ MAPS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "3s_vs_5z": ({"stalker": 3}, {"zealot": 5}),
     "2s_vs_1sc": ({"stalker": 2}, {"spine_crawler": 1}),
     "corridor": ({"zealot": 6}, {"zergling": 24}),
+    "32x32_flat": ({}, {}),  # SMACv2 creates the units itself
 }
 FIRST_ALLY_ID = 1970  # numbers of the maps' own units
+# The order in which SMACv2's map numbers them.
+OWN_UNITS = (
+    "baneling", "colossus", "hydralisk", "marauder", "marine", "medivac", "stalker", "zealot", "zergling",
+)  # fmt: skip
 ENEMY_STRENGTH = {level: 0.25 + 0.1 * level for level in range(1, 11)}  # factor on damage, by difficulty
 
 
@@ -102,15 +111,23 @@ class Battle:
                 self._place(owner, name, list(team).index(name), i, len(names))
 
     def _place(self, owner: int, name: str, index: int, i: int, count: int) -> None:
-        kind = KINDS[name]
         column, row = divmod(i, 8)
         x = 9.0 - column if owner == ALLY else 23.0 + column
         y = SIZE / 2 + 1.2 * (row - (min(count, 8) - 1) / 2) + self._random.uniform(-0.2, 0.2)
-        type_id = FIRST_ALLY_ID + index if owner == ALLY else kind.enemy_id
+        self._add(owner, name, FIRST_ALLY_ID + index if owner == ALLY else KINDS[name].enemy_id, x, y)
+
+    def _add(self, owner: int, name: str, type_id: int, x: float, y: float) -> None:
+        kind = KINDS[name]
         self._next_tag += 1
         self.units[self._next_tag] = Unit(
             self._next_tag, owner, kind, type_id, x, y, kind.health, kind.shield
         )
+
+    def create(self, owner: int, type_id: int, x: float, y: float) -> None:
+        """Create a unit of SMACv2's."""
+        enemies = {kind.enemy_id: name for name, kind in KINDS.items()}
+        name = enemies[type_id] if owner == ENEMY else OWN_UNITS[type_id - FIRST_ALLY_ID]
+        self._add(owner, name, type_id, x, y)
 
     def team(self, owner: int) -> Iterator[Unit]:
         """The living units of a player."""

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sc2_stand_in import wire
-from sc2_stand_in.battle import ALLY, BORDER, MAPS, SIZE, Battle, Unit
+from sc2_stand_in.battle import ALLY, BORDER, FIRST_ALLY_ID, MAPS, OWN_UNITS, SIZE, Battle, Unit
 from sc2_stand_in.faults import Faults
 from sc2_stand_in.installing import BUILD, FAULT_VARIABLE, GAME_VERSION
 from sc2_stand_in.websocket_server import Websocket, accept
@@ -27,6 +27,7 @@ CREATE, JOIN, QUIT, GAME_INFO, OBSERVATION, ACTION, STEP, DATA, SAVE_REPLAY, PIN
 )  # fmt: skip
 ID, ERROR, STATUS = 97, 98, 99
 STOP_ID, MOVE_ID, ATTACK_ID, HEAL_ID = 4, 16, 23, 386  # abilities
+CREATE_UNIT, KILL_UNIT = 3, 4  # debug commands
 MISSING_MAP, UNKNOWN_MAP = 1, 3  # errors of create_game
 
 # In which statuses a request may be made.
@@ -50,7 +51,7 @@ class Game:
         self._answers: dict[int, Callable[[dict], bytes]] = {
             CREATE: self._create, JOIN: self._join, PING: self._ping, GAME_INFO: self._game_info,
             OBSERVATION: self._observation, ACTION: self._action, STEP: self._step, DEBUG: self._debug,
-            DATA: lambda request: b"", SAVE_REPLAY: self._save_replay,
+            DATA: self._data, SAVE_REPLAY: self._save_replay,
         }  # fmt: skip
 
     def answer(self, data: bytes) -> bytes | None:
@@ -141,10 +142,18 @@ class Game:
 
     def _debug(self, request: dict) -> bytes:
         for command in map(wire.decode, request[1]):
-            if set(command) != {4}:
-                raise Refused("the stand-in knows no debug command but kill_unit")
-            self._playing.kill(wire.numbers(wire.decode(command[4][0])[1]))
+            if command[KILL_UNIT]:
+                self._playing.kill(wire.numbers(wire.decode(command[KILL_UNIT][0])[1]))
+            elif command[CREATE_UNIT]:
+                unit = wire.decode(command[CREATE_UNIT][0])
+                point = wire.decode(unit[3][0])
+                self._playing.create(unit[2][0], unit[1][0], point[1][0], point[2][0])
+            else:
+                raise Refused("the stand-in knows no debug command but kill_unit and create_unit")
         return b""
+
+    def _data(self, request: dict) -> bytes:
+        return b"".join(blob(2, number(1, unit)) for unit in range(FIRST_ALLY_ID + len(OWN_UNITS)))
 
     def _save_replay(self, request: dict) -> bytes:
         return blob(1, f"stand-in, game loop {self._playing.game_loop}")
