@@ -1,6 +1,7 @@
 """SMAC's environment behind ours, on the stand-in: the same numbers, and none of its traps."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -133,6 +134,7 @@ def test_a_game_that_fails_loses_its_episode_and_another_one_takes_its_place(
     with pytest.raises(EpisodeLost) as caught:
         play(env, np.random.default_rng(0))
     assert caught.value.counter == "sc2_restarts"
+    assert re.search(f"StarCraft II failed .*({words})", caplog.text, re.DOTALL)
     with pytest.raises(RuntimeError, match="call reset first"):
         env.step([1, 1, 1])
     env.reset()
