@@ -1,12 +1,16 @@
-"""The command line: composes and checks the configuration, opens the run's record with Sacred, calls run.
+"""The command line: composes and checks the configuration, opens the run's record with Sacred, trains.
 
     python src/main.py --config=ALG --env-config=ENV with key=value ...
-    python src/main.py check ENV with key=value ...   # is everything there that ENV needs?
+    python src/main.py --config=ALG --env-config=ENV with key=value ... resume=True
+    python src/main.py with resume=DIRECTORY
+    python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
+    python src/main.py check ENV [with key=value ...]
 
-Exit codes: 0 done, 1 an error of the program, 2 a request that can't be run, 3 training diverged,
-130 interrupted.
+Exit codes: 0 done, 1 an error of the program or the machine, 2 a request that can't be run, 3 training
+diverged, 130 interrupted.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -18,9 +22,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import envs
+import evaluation
+import resume
 from envs.multiagentenv import SimulatorError
-from utils import interrupts
-from utils.config import compose, map_name, parse_command_line
+from utils import combinations, interrupts
+from utils.config import change, compose, parse_command_line, run_folder
 from utils.constraints import ConfigError
 from utils.seeding import draw_seed
 from utils.threads import limit_threads
@@ -28,6 +34,7 @@ from utils.threads import limit_threads
 ROOT = Path(__file__).resolve().parents[1]
 ANY_ALG = "qmix"  # where a configuration is needed and the algorithm has no part in it
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def main(argv: list[str]) -> int:
@@ -36,15 +43,25 @@ def main(argv: list[str]) -> int:
     try:
         if argv[:1] == ["check"]:
             return check(argv[1:])
-        config = configuration(argv)
+        if evaluation.is_asked_for(argv):
+            return evaluate(evaluation.parse(argv))
+        config, resumed = configuration(argv)
         limit_threads(config["cpu_threads"])
-        return train(config, argv)
+        return train(config, resumed, argv)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _fail(error, 2)
     except KeyboardInterrupt:
         print("Interrupted before training began.", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        return _fail(f"{error.filename or 'The results'} can't be written: {error.strerror}.", 1)
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
 
 
 def check(argv: list[str]) -> int:
@@ -61,17 +78,32 @@ def check(argv: list[str]) -> int:
     return 2 if said else 0
 
 
-def configuration(argv: list[str]) -> dict[str, Any]:
-    """Return the configuration that ``argv`` asks for, complete and checked, without starting anything."""
-    config = compose(parse_command_line(argv))
+def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
+    """Return the configuration that ``argv`` asks for, complete and checked, without starting anything, and
+    the directory of the run that is to go on, if one is."""
+    request = parse_command_line(argv)
+    if request.alg is None:
+        directory = dict(request.assignments)["resume"]
+        config = change(resume.record_of(Path(directory)).config, request.assignments)
+    else:
+        config = compose(request)
+    combinations.check(config)
+    _validate_environment(config)
+    config["local_results_path"] = str(_writable(ROOT / config["local_results_path"]))
+    resumed = None
+    if config["resume"]:
+        resumed = resume.choose(config)
+        config["seed"] = resume.record_of(resumed).config["seed"]
+    if config["seed"] is None:
+        config["seed"] = draw_seed()
+    return config, resumed
+
+
+def _validate_environment(config: dict[str, Any]) -> None:
     try:
         envs.validate(config["env"], config["env_args"])
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if config["seed"] is None:
-        config["seed"] = draw_seed()
-    config["local_results_path"] = str(_writable(ROOT / config["local_results_path"]))
-    return config
 
 
 def _writable(folder: Path) -> Path:
@@ -82,43 +114,49 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def train(config: dict[str, Any], argv: list[str]) -> int:
+def evaluate(request: evaluation.Request) -> int:
+    """Play a saved policy, print how it did and return the exit code."""
+    config = resume.record_of(request.directory).config
+    _validate_environment(config)
+    limit_threads(config["cpu_threads"])
+    from checkpoints import CheckpointError
+    from utils.logging import get_console_logger
+
+    try:
+        print(evaluation.evaluate(request, config, get_console_logger()))
+    except CheckpointError as error:
+        return _fail(error, 2)
+    except SimulatorError as error:
+        return _fail(f"{error}.", 1)
+    return 0
+
+
+def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     """Train with a record under ``<local_results_path>/sacred/<alg>/<map>/<id>`` and return the exit code."""
-    from run import check_names, run  # imported here, when nearly all of the request is known to be good
+    from run import Session, check_names, newest_checkpoint  # nearly all of the request is known to be good
 
     check_names(config)
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
-    from sacred import SETTINGS, Experiment
-
-    from records.journal import HEARTBEAT
-    from records.observer import JournalObserver
+    from checkpoints import CheckpointError
     from utils.guards import TrainingDiverged
     from utils.logging import get_console_logger
 
-    SETTINGS.CAPTURE_MODE = "no"
-    SETTINGS.CONFIG.READ_ONLY_CONFIG = False
-    SETTINGS.DEFAULT_BEAT_INTERVAL = HEARTBEAT
     log = get_console_logger()
-    directory = Path(config["local_results_path"], "sacred", config["name"], map_name(config))
-    observer = JournalObserver(directory, argv, _versions(config))
-    experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
-    experiment.logger = _quiet(log.getChild("sacred"))
-    experiment.add_config(config)
-    experiment.observers.append(observer)
-
-    @experiment.main
-    def _run_recorded(_config: dict[str, Any]) -> dict[str, Any]:
-        log.info("The record is in %s", observer.dir)
-        return run(observer.journal, _config, log, observer.dir)
-
+    observer: Any = None
     try:
-        result = experiment.run().result
+        checkpoint = None if resumed is None else newest_checkpoint(resumed, log)
+        with Session(config, log, checkpoint) as session:
+            keep = 0 if checkpoint is None else checkpoint.notes["journal_metrics"]
+            observer = _observer(config, argv, resumed, keep)
+            result = _record(session, config, observer, log)
+    except CheckpointError as error:
+        return _fail(error, 2)
+    except SimulatorError as error:
+        return _fail(f"{error}.", 1)
     except KeyboardInterrupt:
+        if observer is None:
+            raise
         print(f"Interrupted; the record so far is in {observer.dir}", file=sys.stderr)
         return INTERRUPTED
-    except SimulatorError as error:
-        print(f"error: {error} The record so far is in {observer.dir}", file=sys.stderr)
-        return 1
     except TrainingDiverged as stop:
         print(
             f"Training stopped: {stop.term} became NaN or infinite at environment step {stop.step}; "
@@ -128,6 +166,36 @@ def train(config: dict[str, Any], argv: list[str]) -> int:
         return 3
     print(f"{result['summary']}; the record is in {observer.dir}")
     return 0
+
+
+def _observer(config: dict[str, Any], argv: list[str], resumed: Path | None, keep: int) -> Any:
+    from records.observer import JournalObserver
+
+    return JournalObserver(run_folder(config), argv, _versions(config), resumed, keep)
+
+
+def _record(session: Any, config: dict[str, Any], observer: Any, log: logging.Logger) -> dict[str, Any]:
+    """Open the record, train and return the result."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
+    from sacred import SETTINGS, Experiment
+
+    from records.journal import HEARTBEAT
+
+    SETTINGS.CAPTURE_MODE = "no"
+    SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+    SETTINGS.DEFAULT_BEAT_INTERVAL = HEARTBEAT
+    experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
+    experiment.logger = _quiet(log.getChild("sacred"))
+    experiment.add_config(config)
+    experiment.observers.append(observer)
+
+    @experiment.main
+    def _train_recorded() -> dict[str, Any]:
+        resume.lock(observer.dir)
+        log.info("The record is in %s", observer.dir)
+        return session.train(observer.journal, observer.dir)
+
+    return experiment.run().result
 
 
 def _quiet(logger: logging.Logger) -> logging.Logger:

@@ -17,7 +17,7 @@ class EpisodeLost(RuntimeError):
 
 
 class SimulatorError(RuntimeError):
-    """The simulator behind an environment cannot be used. Its text is one sentence for the user."""
+    """The simulator behind an environment cannot be used. Its text is one sentence, without its full stop."""
 
 
 class MultiAgentEnv:

@@ -83,7 +83,7 @@ def _require_version(ping: Any, expected: dict[str, str]) -> None:
     if not same_build or not (both_real or said == recorded):
         raise SimulatorError(
             f"The game calls itself {said} (build {ping.base_build}), but its folder says {recorded} (build "
-            f"{expected['game_build']}): install the game anew with {sc2_preflight.INSTALL_GAME}."
+            f"{expected['game_build']}): install the game anew with {sc2_preflight.INSTALL_GAME}"
         )
 
 
@@ -196,7 +196,7 @@ class SC2Env(MultiAgentEnv):
                 return
         raise SimulatorError(
             f"StarCraft II did not start within {self._launch_timeout} s in {LAUNCH_ATTEMPTS} attempts "
-            f"({last}): see what `python src/main.py check {self.name}` says."
+            f"({last}): see what `python src/main.py check {self.name}` says"
         )
 
     def _fail(self, error: Exception) -> None:

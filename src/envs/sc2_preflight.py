@@ -39,7 +39,7 @@ SMAC_MAPS = (
 )  # fmt: skip
 
 
-class Missing(Exception):
+class Missing(ValueError):
     """Something is missing; the text is one sentence that says how to mend it."""
 
 

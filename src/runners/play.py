@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from envs.batched_env import BatchedEnv, View
 from runners.acting import Actor
 from runners.recording import EpisodeStatistics, Recorder
+
+
+Watch = Callable[[BatchedEnv, Tensor], None]
 
 
 class Played(NamedTuple):
@@ -31,6 +35,7 @@ class Play:
         self, env: BatchedEnv, actor: Actor, statistics: EpisodeStatistics, recorder: Recorder | None = None
     ):
         self.env, self.actor, self.statistics, self.recorder = env, actor, statistics, recorder
+        self.watch: Watch | None = None  # is shown the environment and the active slots before each step
         self.lost_episodes = self.lost_steps = 0
         self.lost_as: Counter[str] = Counter()  # lost episodes by the metrics that count their kinds
         self._view: View | None = None  # what to act on next; None before the first episodes
@@ -40,6 +45,8 @@ class Play:
         if self._view is None:
             self._view = self.env.reset()
             self.actor.start()
+        if self.watch is not None:
+            self.watch(self.env, active)
         view = self._view
         actions = self.actor.act(view, active, t_env, test_mode)
         step = self.env.step(actions, active)

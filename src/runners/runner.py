@@ -13,7 +13,7 @@ from components.episode_buffer import Device, EpisodeBatch, Preprocess, Scheme
 from envs import make_batched
 from envs.batched_env import BatchedEnv
 from runners.acting import WindowActor, make_actor
-from runners.play import Play
+from runners.play import Play, Watch
 from runners.recording import EpisodeStatistics, Recorder
 from utils.seeding import spawn
 from utils.typed_args import read
@@ -133,17 +133,21 @@ class Runner:
             self.logger.log_stat(f"test_{name}", count, self.t_env)
 
     @torch.no_grad()
-    def play_episodes(self, n: int, stream: str, prefix: str = "") -> EpisodeStatistics:
+    def play_episodes(
+        self, n: int, stream: str, prefix: str = "", watch: Watch | None = None
+    ) -> EpisodeStatistics:
         """Plays ``n`` test episodes in environments made for them and returns their statistics.
 
         Args:
             n: episodes.
             stream: name of the random stream that their seeds are spawned from.
             prefix: of the names under which the statistics would be logged.
+            watch: is shown the environments and the slots that play, (B,) bool, before each step.
         """
         env = make_batched(self.args, spawn(self.config.seed, f"{stream}_env", self._test_slots(n)))
         try:
             play = self._make_play(env, self.mac, prefix)
+            play.watch = watch
             self._play_tests(play, n, f"{stream}_exploration")
         finally:
             env.close()
