@@ -170,7 +170,7 @@ class SC2Env(MultiAgentEnv):
             try:
                 self._game.reset()
             except (SC2Restart, *GAME_ERRORS) as error:
-                self._fail(error)
+                self._fail("between two battles", error)
                 self._start()
         self._in_battle = True
         return self.get_obs(), {}
@@ -199,10 +199,10 @@ class SC2Env(MultiAgentEnv):
             f"({last}): see what `python src/main.py check {self.name}` says"
         )
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, when: str, error: Exception) -> None:
         """Give up a game that failed."""
         self._restarts += 1
-        log.warning("StarCraft II failed (%s) and is started again", error)
+        log.warning("StarCraft II failed %s (%s) and is started again", when, error)
         self._end()
 
     def _end(self) -> None:
@@ -224,8 +224,8 @@ class SC2Env(MultiAgentEnv):
         try:
             reward, ended, info = game.step([int(action) for action in actions])
         except (SC2Restart, *GAME_ERRORS) as error:
-            self._fail(error)
-            raise SC2Restart("StarCraft II failed in the middle of a battle") from error
+            self._fail("in a battle", error)
+            raise SC2Restart("StarCraft II failed in a battle") from error
         if ended:
             info["sc2_memory_mb"] = memory_mb(game._sc2_proc)
         limited = game.timeouts > timeouts
