@@ -79,7 +79,7 @@ def _require_version(ping: Any, expected: dict[str, str]) -> None:
     """
     said, recorded = ping.game_version, expected["game_version"]
     same_build = str(ping.base_build) == expected["game_build"]
-    both_real = sc2_preflight.is_release(said) and not recorded.startswith("stand-in")
+    both_real = sc2_preflight.is_release(said) and sc2_preflight.is_release(recorded.removeprefix("build "))
     if not same_build or not (both_real or said == recorded):
         raise SimulatorError(
             f"The game calls itself {said} (build {ping.base_build}), but its folder says {recorded} (build "
@@ -104,6 +104,8 @@ class SC2Env(MultiAgentEnv):
         reward_scalarisation: without meaning, as there is one reward.
         smac_args: further arguments of the package's ``StarCraft2Env``, under EPyMARL's names.
     """
+
+    name = "sc2"  # in the registry
 
     def __init__(
         self,
@@ -133,8 +135,6 @@ class SC2Env(MultiAgentEnv):
         self._game = self._make(seed)  # not launched yet: it tells the sizes
         self._running = self._in_battle = False
         self.n_agents, self.episode_limit = self._game.n_agents, self._game.episode_limit
-
-    name = "sc2"
 
     def _make(self, seed: int) -> Any:
         """An environment of the package with the guard, not launched yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -35,7 +35,7 @@ class SMACliteEnv(MultiAgentEnv):
         if not common_reward:
             raise ValueError("SMAClite rewards the team as a whole, so common_reward must be True.")
         env = gymnasium.make(f"smaclite/{map_name}-v0", disable_env_checker=True, seed=seed)
-        self._battle: Any = env.unwrapped
+        self._battle = cast(Any, env.unwrapped)
         self._env: gymnasium.Env = TimeLimit(env, max_episode_steps=time_limit)
         self._seed: int | None = seed
         self.n_agents, self.episode_limit = self._battle.n_agents, time_limit

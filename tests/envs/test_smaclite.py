@@ -1,9 +1,9 @@
 """SMAClite behind our interface."""
 
 import numpy as np
-from sc2_stand_in.needs import needs_smaclite
 
 import envs
+from sc2_stand_in.needs import needs_smaclite
 
 pytestmark = needs_smaclite
 REWARDS = {"common_reward": True, "reward_scalarisation": "sum"}

@@ -22,6 +22,8 @@ SMALL_MODEL = [
     "imagination_horizon=3",
 ]  # fmt: skip
 PARALLEL = ["runner=parallel", "batch_size_run=4"]
+RUN_TIMEOUT = 1200  # seconds; a run takes half a minute of processor time
+START_TIMEOUT = 900  # seconds until all games have started
 SOAK_SECONDS = float(os.environ.get("SC2_SOAK_SECONDS", "300"))
 pytestmark = needs_smac
 
@@ -61,9 +63,9 @@ def test_a_run_trains_tests_resumes_and_leaves_a_record_that_names_the_stand_in(
     smac, load, alg, map_name, settings
 ):
     words = [f"env_args.map_name={map_name}", *SHORT, *settings]
-    first = smac.train(alg, "sc2", *words, "t_max=300")
+    first = smac.run(smac.words(alg, "sc2", *words, "t_max=300"), timeout=RUN_TIMEOUT)
     assert first.returncode == 0, first.stderr
-    done = smac.train(alg, "sc2", *words, "resume=True")
+    done = smac.run(smac.words(alg, "sc2", *words, "resume=True"), timeout=RUN_TIMEOUT)
     assert done.returncode == 0, done.stderr
     record = _record(smac, alg, map_name)
     versions, metrics, run = (load(record / name) for name in ("versions.json", "metrics.json", "run.json"))
@@ -100,7 +102,7 @@ def test_a_game_that_never_starts_ends_the_run_with_one_sentence(smac):
 @pytest.mark.slow
 def test_sixteen_games_of_which_some_die_and_some_hang_all_the_time(smac, load, stand_in, tmp_path):
     settings = [
-        *SHORT, "runner=parallel", "batch_size_run=16", "batch_size=4", "env_args.step_timeout=5",
+        *SHORT, "runner=parallel", "batch_size_run=16", "batch_size=4", "env_args.step_timeout=10",
         "t_max=10000000", "runner_log_interval=16", "test_nepisode=1", "test_interval=1000",
     ]  # fmt: skip
     with tempfile.TemporaryFile("w+") as log:
@@ -128,6 +130,9 @@ def test_sixteen_games_of_which_some_die_and_some_hang_all_the_time(smac, load, 
 
 def _disturb(process: subprocess.Popen, stand_in: Path, seconds: float) -> int:
     """Kill one game and hang another every few seconds; returns how many faults that were."""
+    begin = time.monotonic() + START_TIMEOUT
+    while len(_games(stand_in)) < 16 and time.monotonic() < begin:
+        time.sleep(1)
     chance, faults, end = random.Random(1), 0, time.monotonic() + seconds
     while time.monotonic() < end:
         assert process.poll() is None, "training has ended"
