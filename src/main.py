@@ -69,7 +69,7 @@ def check(argv: list[str]) -> int:
     if not argv or argv[0] not in envs.CHECKED:
         raise ConfigError(f"check needs the name of an environment: {', '.join(envs.CHECKED)}.")
     config = compose(parse_command_line([f"--config={ANY_ALG}", f"--env-config={argv[0]}", *argv[1:]]))
-    found = envs.checks(config["env"], config["env_args"], games=2 * config["batch_size_run"])
+    found = envs.checks(config["env"], config["env_args"], _n_envs(config))
     said: set[str] = set()
     for look in found:
         what = "see above" if look.failure in said else look.failure or look.found
@@ -99,9 +99,14 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
     return config, resumed
 
 
+def _n_envs(config: dict[str, Any]) -> int:
+    """How many environments run side by side: as many for tests as for training."""
+    return 2 if config["runner"] == "episode" else 2 * config["batch_size_run"]
+
+
 def _validate_environment(config: dict[str, Any]) -> None:
     try:
-        envs.validate(config["env"], config["env_args"])
+        envs.validate(config["env"], config["env_args"], _n_envs(config))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -27,6 +27,15 @@ def test_run_directory_is_read(tmp_path):
     np.testing.assert_allclose(curve.values, [0, 0.25, 0.7])
 
 
+def test_results_of_different_builds_of_starcraft_are_different_curves(tmp_path):
+    names = []
+    for i, version in enumerate(["4.6.2", "4.10.0", "stand-in"]):
+        directory = _run_directory(tmp_path / str(i), "qmix", i)
+        (directory / "versions.json").write_text(json.dumps({"game_version": version, "numpy": "2.4.6"}))
+        names.append(read_run(directory).alg)
+    assert names == [f"qmix (StarCraft II {name})" for name in ("4.6.2", "4.10.0", "stand-in")]
+
+
 def test_return_is_read_where_nothing_is_won(tmp_path):
     directory = _run_directory(tmp_path / "1", "qmix", 0, "test_return_mean")
     assert read_run(directory).metric == "test_return_mean"

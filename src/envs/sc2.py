@@ -72,19 +72,20 @@ class SMACGuard(Guard):
 
 
 def _require_version(ping: Any, expected: dict[str, str]) -> None:
-    """Make sure that the game is the one that the record names.
+    """Make sure that the record does not call something StarCraft II that is none, or the other way round.
 
     Raises:
-        SimulatorError: it is another one.
+        SimulatorError: the game is another one than its folder says.
     """
     said, recorded = ping.game_version, expected["game_version"]
-    same_build = str(ping.base_build) == expected["game_build"]
     both_real = sc2_preflight.is_release(said) and sc2_preflight.is_release(recorded.removeprefix("build "))
-    if not same_build or not (both_real or said == recorded):
+    if not both_real and said != recorded:
         raise SimulatorError(
-            f"The game calls itself {said} (build {ping.base_build}), but its folder says {recorded} (build "
-            f"{expected['game_build']}): install the game anew with {sc2_preflight.INSTALL_GAME}"
+            f"The game calls itself {said}, but its folder says {recorded}: install the game anew with "
+            f"{sc2_preflight.INSTALL_GAME}"
         )
+    if str(ping.base_build) != expected["game_build"]:
+        log.warning("The game is of build %s; the record says %s", ping.base_build, expected["game_build"])
 
 
 class SC2Env(MultiAgentEnv):
@@ -264,7 +265,8 @@ class SC2Env(MultiAgentEnv):
         """The package's statistics over all games, and how many of them failed."""
         now = {key: self._past[key] + getattr(self._game, key) * self._running for key in COUNTS}
         won, played = now["battles_won"], now["battles_game"]
-        return now | {
+        return {
+            **now,
             "battles_draw": now["timeouts"],
             "win_rate": won / played if played else 0.0,
             "restarts": self._restarts,

@@ -49,11 +49,19 @@ GAME_ERRORS = (
 class Game(sc_process.StarcraftProcess):
     """A game that ends with the process that started it and leaves nothing behind."""
 
+    _proc: subprocess.Popen[bytes] | None
+
     def _launch(
         self, run_config: GuardedLinux, args: Sequence[str], **kwargs: Any
     ) -> subprocess.Popen[bytes]:
         die_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
-        return subprocess.Popen(args, cwd=run_config.cwd, env=run_config.env, preexec_fn=die_with_parent)
+        return subprocess.Popen(
+            args,
+            cwd=run_config.cwd,
+            env=run_config.env,
+            stdout=subprocess.DEVNULL,  # it talks a lot there, where the result of the run is printed
+            preexec_fn=die_with_parent,
+        )
 
     def _shutdown(self) -> None:
         if self._proc is not None:  # it has nothing to save, and a hung one would not listen to less

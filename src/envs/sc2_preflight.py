@@ -23,7 +23,7 @@ from envs.sc2v2_scenarios import MAP_FILE, SCENARIOS
 from utils.constraints import hint
 
 INSTALL_PACKAGES = "pip install --no-deps -r requirements-sc2.txt"
-INSTALL_GAME = "scripts/install_sc2.sh --accept-licence"
+INSTALL_GAME = "scripts/install_sc2.sh"
 ELSE = "--env-config=smax needs none of it"
 
 PROTOBUF_SETTING = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
@@ -51,7 +51,7 @@ class Check(NamedTuple):
     failure: str
 
 
-def checks(env: str, env_args: Mapping[str, Any], games: int = 1) -> list[Check]:
+def checks(env: str, env_args: Mapping[str, Any], games: int) -> list[Check]:
     """Look at everything that ``games`` games of ``env`` ("sc2" or "sc2v2") need side by side."""
     package, map_name = ("smac", env_args["map_name"]) if env == "sc2" else ("smacv2", env_args["map_name"])
     looks: list[tuple[str, Callable[[], str]]] = [
@@ -76,9 +76,10 @@ def _look(title: str, look: Callable[[], str]) -> Check:
         return Check(title, "", str(missing))
 
 
-def require(env: str, env_args: Mapping[str, Any]) -> None:
-    """Raise ValueError, one sentence, if a game of ``env`` could not be played."""
-    failures = list(dict.fromkeys(check.failure for check in checks(env, env_args) if check.failure))
+def require(env: str, env_args: Mapping[str, Any], games: int) -> None:
+    """Raise ValueError, one sentence, if ``games`` games of ``env`` could not be played side by side."""
+    found = checks(env, env_args, games)
+    failures = list(dict.fromkeys(check.failure for check in found if check.failure))
     if failures:
         others = f" and {len(failures) - 1} more to mend" if len(failures) > 1 else ""
         hints = f"`python src/main.py check {env}` lists all that StarCraft II needs{others}; {ELSE}"
@@ -105,8 +106,8 @@ def use_python_protobuf() -> None:
     """
     os.environ.setdefault(PROTOBUF_SETTING, "python")
     if "google.protobuf" in sys.modules:
-        from google.protobuf import __version__  # type: ignore[import-untyped]
-        from google.protobuf.internal import api_implementation  # type: ignore[import-untyped]
+        from google.protobuf import __version__
+        from google.protobuf.internal import api_implementation
 
         if api_implementation.Type() != "python" and int(__version__.split(".")[0]) > 3:
             raise RuntimeError(

@@ -30,7 +30,7 @@ class SMACliteEnv(MultiAgentEnv):
         common_reward: bool = True,
         reward_scalarisation: str = "sum",
     ):
-        import smaclite  # type: ignore[import-not-found]  # noqa: F401, registers its maps
+        import smaclite  # noqa: F401, registers its maps
 
         if not common_reward:
             raise ValueError("SMAClite rewards the team as a whole, so common_reward must be True.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -17,17 +17,17 @@ from envs.smax_scenarios import SCENARIOS
 SMACLITE_INSTALL = "pip install 'smaclite @ git+https://github.com/uoe-agents/smaclite.git'"
 
 
-def validate(env_name: str, env_args: Mapping[str, Any]) -> None:
-    """Checks an environment's name and arguments.
+def validate(env_name: str, env_args: Mapping[str, Any], n_envs: int = 1) -> None:
+    """Checks an environment's name and arguments, and what ``n_envs`` of them need of the machine.
 
     Raises:
         ValueError: one sentence that says what is wrong and, for a misspelt name, what comes near.
     """
-    checks = {
+    checks: dict[str, Callable[[Mapping[str, Any]], None]] = {
         "smax": _validate_smax,
         "gymma": _validate_gymma,
-        "sc2": partial(_validate_sc2, "sc2"),
-        "sc2v2": partial(_validate_sc2, "sc2v2"),
+        "sc2": partial(_validate_sc2, "sc2", n_envs),
+        "sc2v2": partial(_validate_sc2, "sc2v2", n_envs),
         "smaclite": _validate_smaclite,
     }
     from envs import REGISTRY
@@ -94,10 +94,10 @@ def find_gymnasium_id(key: str) -> str:
     return name
 
 
-def _validate_sc2(env: str, env_args: Mapping[str, Any]) -> None:
+def _validate_sc2(env: str, n_envs: int, env_args: Mapping[str, Any]) -> None:
     for key in ("launch_timeout", "step_timeout"):
         _require(_is_positive_int(env_args[key]), key, env_args[key], "a positive whole number of seconds")
-    sc2_preflight.require(env, env_args)
+    sc2_preflight.require(env, env_args, n_envs)
     sc2_preflight.use_python_protobuf()
     atexit.register(sc2_folders.sweep)  # for processes that are killed and cannot tidy up themselves
 

@@ -107,7 +107,7 @@ def test_maps(complete):
     assert "did you mean 3m" in complaint(map_name="3mm")
     assert "There is no SMAC map 'terran_5'" in complaint("sc2v2", map_name="terran_5")
     missing = failures(map_name="8m")["map's file"]
-    assert f"scripts/install_sc2.sh --accept-licence --maps-only --to {complete}" in missing
+    assert f"scripts/install_sc2.sh --maps-only --to {complete}" in missing
 
 
 @pytest.mark.parametrize("level", [0, 10, "B", "easy"])
@@ -132,6 +132,8 @@ def test_another_system_too_little_shared_memory_and_too_few_ports(complete, mon
 
     monkeypatch.setattr(sc2_preflight.socket, "create_server", none_left)
     assert "8 games need a local port each" in failures(games=8)["ports"]
+    with pytest.raises(ValueError, match="8 games need"):
+        envs.validate("sc2", ARGS, n_envs=8)
 
 
 def test_protobuf_that_was_loaded_in_another_way_is_named():
