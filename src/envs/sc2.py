@@ -179,7 +179,7 @@ class SC2Env(MultiAgentEnv):
     def _start(self) -> None:
         """Launch a game and go to its first battle. A game after the first one has another seed, so that it
         does not repeat the first one's battles."""
-        flags.FLAGS.sc2_timeout = self._launch_timeout
+        flags.FLAGS["sc2_timeout"].value = self._launch_timeout
         for attempt in range(1, LAUNCH_ATTEMPTS + 1):
             seed = self._seed if self._launches == 0 else spawn(self._seed, "restart", self._launches)[-1]
             self._game = self._make(seed)
