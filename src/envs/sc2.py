@@ -78,13 +78,13 @@ def _require_version(ping: Any, expected: dict[str, str]) -> None:
         SimulatorError: the game is another one than its folder says.
     """
     said, recorded = ping.game_version, expected["game_version"]
-    both_real = sc2_preflight.is_release(said) and sc2_preflight.is_release(recorded.removeprefix("build "))
+    both_real = sc2_preflight.is_release(said) and sc2_preflight.is_release(recorded)
     if not both_real and said != recorded:
         raise SimulatorError(
             f"The game calls itself {said}, but its folder says {recorded}: install the game anew with "
             f"{sc2_preflight.INSTALL_GAME}"
         )
-    if str(ping.base_build) != expected["game_build"]:
+    if both_real and str(ping.base_build) != expected["game_build"]:
         log.warning("The game is of build %s; the record says %s", ping.base_build, expected["game_build"])
 
 

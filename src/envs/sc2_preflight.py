@@ -29,6 +29,7 @@ ELSE = "--env-config=smax needs none of it"
 PROTOBUF_SETTING = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 DIFFICULTIES = tuple("123456789A")
 BUILD_PREFIX = "Base"
+BUILD_WORD = "build "  # begins the name of a version of which only the build is known
 RELEASES = {69232: "4.6.2", 75689: "4.10.0"}  # of builds without a .build.info: SMAC's paper's and ours
 SHARED_MEMORY_PER_GAME = 8 << 20  # bytes; a cautious floor of our own, there is no published figure
 
@@ -87,13 +88,15 @@ def require(env: str, env_args: Mapping[str, Any], games: int) -> None:
 
 
 def versions(env: str, env_args: Mapping[str, Any]) -> dict[str, str]:
-    """What a record must say of the game: results of different builds are not comparable."""
+    """What a record must say of the game: results of different builds are not comparable, and something that
+    is no StarCraft II must not pass for a build of it."""
     folder = game_folder()
     build = installed_build(folder, env_args.get("game_version"))
     file = _map_file(env, env_args["map_name"])
+    name = release(folder, build)
     return {
-        "game_version": release(folder, build),
-        "game_build": str(build),
+        "game_version": name,
+        "game_build": str(build) if is_release(name) else name,
         "map_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
 
@@ -221,12 +224,12 @@ def release(folder: Path, build: int) -> str:
         said = next((name for name in named if name.endswith(f".{build}") or not is_release(name)), None)
         if said is not None:
             return said.removesuffix(f".{build}")
-    return RELEASES.get(build, f"build {build}")
+    return RELEASES.get(build, f"{BUILD_WORD}{build}")
 
 
 def is_release(name: str) -> bool:
-    """Whether ``name`` is the version of a StarCraft II: digits and dots."""
-    return bool(name) and all(part.isdigit() for part in name.split("."))
+    """Whether ``name`` is the version of a StarCraft II: digits and dots, or the number of a build."""
+    return all(part.isdigit() for part in name.removeprefix(BUILD_WORD).split("."))
 
 
 def _known_map(env: str, map_name: str) -> str:
