@@ -4,6 +4,7 @@
     python src/main.py --config=ALG --env-config=ENV with key=value ... resume=True
     python src/main.py with resume=DIRECTORY
     python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
+    python src/main.py check ENV [with key=value ...]
 
 Exit codes: 0 done, 1 an error of the program or the machine, 2 a request that can't be run, 3 training
 diverged, 130 interrupted.
@@ -24,6 +25,7 @@ from typing import Any, NoReturn
 import envs
 import evaluation
 import resume
+from envs.multiagentenv import SimulatorError
 from utils import combinations, interrupts
 from utils.config import change, compose, parse_command_line, run_folder
 from utils.constraints import ConfigError
@@ -31,6 +33,7 @@ from utils.seeding import draw_seed
 from utils.threads import limit_threads
 
 ROOT = Path(__file__).resolve().parents[1]
+ANY_ALG = "qmix"  # where a configuration is needed and the algorithm has no part in it
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -39,6 +42,8 @@ def main(argv: list[str]) -> int:
     """Run the command line ``argv`` and return the exit code."""
     interrupts.install()
     try:
+        if argv[:1] == ["check"]:
+            return check(argv[1:])
         if evaluation.is_asked_for(argv):
             return evaluate(evaluation.parse(argv))
         config, resumed = configuration(argv)
@@ -60,6 +65,20 @@ def _fail(message: object, code: int) -> int:
     return code
 
 
+def check(argv: list[str]) -> int:
+    """Print what ``ENV with key=value ...`` needs and whether it is there; 0 if all of it is."""
+    if not argv or argv[0] not in envs.CHECKED:
+        raise ConfigError(f"check needs the name of an environment: {', '.join(envs.CHECKED)}.")
+    config = compose(parse_command_line([f"--config={ANY_ALG}", f"--env-config={argv[0]}", *argv[1:]]))
+    found = envs.checks(config["env"], config["env_args"], _n_envs(config))
+    said: set[str] = set()
+    for look in found:
+        what = "see above" if look.failure in said else look.failure or look.found
+        print(f"{'missing' if look.failure else 'ok':8}{look.title + ':':18} {what}")
+        said |= {look.failure} - {""}
+    return 2 if said else 0
+
+
 def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
     """Return the configuration that ``argv`` asks for, complete and checked, without starting anything, and
     the directory of the run that is to go on, if one is."""
@@ -70,10 +89,7 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
     else:
         config = compose(request)
     combinations.check(config)
-    try:
-        envs.validate(config["env"], config["env_args"])
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    _validate_environment(config)
     config["local_results_path"] = str(_writable(ROOT / config["local_results_path"]))
     resumed = None
     if config["resume"]:
@@ -82,6 +98,18 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
     if config["seed"] is None:
         config["seed"] = draw_seed()
     return config, resumed
+
+
+def _n_envs(config: dict[str, Any]) -> int:
+    """How many environments run side by side: as many for tests as for training."""
+    return 2 if config["runner"] == "episode" else 2 * config["batch_size_run"]
+
+
+def _validate_environment(config: dict[str, Any]) -> None:
+    try:
+        envs.validate(config["env"], config["env_args"], _n_envs(config))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _writable(folder: Path) -> Path:
@@ -95,6 +123,7 @@ def _writable(folder: Path) -> Path:
 def evaluate(request: evaluation.Request) -> int:
     """Play a saved policy, print how it did and return the exit code."""
     config = resume.record_of(request.directory).config
+    _validate_environment(config)
     limit_threads(config["cpu_threads"])
     from checkpoints import CheckpointError
     from utils.logging import get_console_logger
@@ -103,6 +132,8 @@ def evaluate(request: evaluation.Request) -> int:
         print(evaluation.evaluate(request, config, get_console_logger()))
     except CheckpointError as error:
         return _fail(error, 2)
+    except SimulatorError as error:
+        return _fail(f"{error}.", 1)
     return 0
 
 
@@ -113,7 +144,6 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
 
     check_names(config)
     from checkpoints import CheckpointError
-    from envs.subprocess_env import EnvWorkerError
     from utils.guards import TrainingDiverged
     from utils.logging import get_console_logger
 
@@ -123,11 +153,11 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
         checkpoint = None if resumed is None else newest_checkpoint(resumed, log)
         with Session(config, log, checkpoint) as session:
             keep = 0 if checkpoint is None else checkpoint.notes["journal_metrics"]
-            observer = _observer(run_folder(config), argv, resumed, keep)
+            observer = _observer(config, argv, resumed, keep)
             result = _record(session, config, _observers(observer, mongo), log)
     except CheckpointError as error:
         return _fail(error, 2)
-    except EnvWorkerError as error:
+    except SimulatorError as error:
         return _fail(f"{error}.", 1)
     except KeyboardInterrupt:
         if observer is None:
@@ -145,11 +175,11 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     return 0
 
 
-def _observer(folder: Path, argv: list[str], resumed: Path | None, keep: int) -> Any:
+def _observer(config: dict[str, Any], argv: list[str], resumed: Path | None, keep: int) -> Any:
     from records.observer import JournalObserver
 
     command = [re.sub(r"(//)[^/]*@", r"\1***@", word) for word in argv]  # without MongoDB's credentials
-    return JournalObserver(folder, command, _versions(), resumed, keep)
+    return JournalObserver(run_folder(config), command, _versions(config), resumed, keep)
 
 
 def _observers(journal: Any, mongo: tuple[Any, str] | None) -> list[Any]:
@@ -221,10 +251,11 @@ def _has_commit() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _versions() -> dict[str, str]:
-    """Return the versions of Python and of all installed packages."""
+def _versions(config: dict[str, Any]) -> dict[str, str]:
+    """Return the versions of Python, of the simulator where it has one, and of all installed packages."""
     packages = {package.name: package.version for package in distributions()}
-    return {"python": sys.version.split()[0], **dict(sorted(packages.items()))}
+    simulator = envs.versions(config["env"], config["env_args"])
+    return {"python": sys.version.split()[0], **simulator, **dict(sorted(packages.items()))}
 
 
 def _exit(code: int) -> NoReturn:

@@ -45,7 +45,7 @@ CASES = {
     "gymnasium id": ([*GYMMA, "env_args.key=lbforaging:Foraging-8x8-2p-3f-v99"], ["Foraging-8x8-2p-3f-v"]),
     "gymnasium module": ([*GYMMA, "env_args.key=lbforagin:Foraging-8x8-2p-3f-v3"], ["lbforagin"]),
     "no gymnasium id": ([*GYMMA, "env_args.time_limit=5"], ["env_args.key"]),
-    "no StarCraft II": (["--config=qmix", "--env-config=sc2"], ["StarCraft II", "SC2PATH", "smax"]),
+    "no StarCraft II": (["--config=qmix", "--env-config=sc2"], ["StarCraft II", "smac", "check sc2", "smax"]),
     "results folder": ([*SMAX, "local_results_path=/dev/null/x"], ["/dev/null/x", "local_results_path"]),
     "individual rewards": ([*SMAX, "common_reward=False"], ["SMAX rewards the team as a whole"]),
     "individual rewards to mix": (
