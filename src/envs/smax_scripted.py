@@ -1,0 +1,168 @@
+"""Players of SMAX battles that learn nothing: what a learner has to beat, and proof that each map can be won.
+
+A player looks at all units of B battles at once, through the same :class:`~envs.batched_env.View` that
+learners' critics see, and names an available action for every ally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.batched_env import View
+from envs.smax_scenarios import SCENARIOS, UNITS, Scenario
+
+MAP_SIZE = 32.0  # width and height
+STEP = 0.5  # seconds of one joint step
+DIRECTIONS = np.array([[0, 1], [1, 0], [0, -1], [-1, 0], [0, 0]])  # of actions 0 to 4; 4 stops
+STOP, N_MOVES = 4, 5
+READY = 0.3  # seconds of cooldown left with which an attack still falls early within the step
+FAR = 1e3
+
+Player = Callable[[View, np.random.Generator], np.ndarray]  # (B, n_allies) actions
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where all units of B battles stand; allies first. Lengths in the map's unit, times in seconds."""
+
+    health: np.ndarray  # (B, units) hit points, 0 of the dead
+    at: np.ndarray  # (B, units, 2)
+    cooldown: np.ndarray  # (B, units) until the weapon is ready
+    speed: np.ndarray  # (units,)
+    n: int  # allies
+    avail: np.ndarray  # (B, n, actions) bool
+
+    @classmethod
+    def of(cls, view: View, scenario: Scenario) -> Field:
+        kinds = [UNITS[unit] for unit in scenario.allies + scenario.enemies]
+        units = view.state.numpy().reshape(len(view.state), len(kinds), -1)
+        return cls(
+            health=units[..., 0] * [kind.health for kind in kinds],
+            at=units[..., 1:3] * MAP_SIZE,
+            cooldown=units[..., 3] * [kind.cooldown for kind in kinds],
+            speed=np.array([kind.speed for kind in kinds]),
+            n=len(scenario.allies),
+            avail=view.avail_actions.numpy() > 0,
+        )
+
+    @property
+    def in_range(self) -> np.ndarray:
+        """(B, n, enemies) whether an ally may attack an enemy."""
+        return self.avail[..., N_MOVES:]
+
+    @property
+    def ready(self) -> np.ndarray:
+        """(B, n) whether an ally's attack would fall within the next step."""
+        return self.cooldown[:, : self.n] <= READY
+
+    def reachable(self) -> np.ndarray:
+        """(B, n, 5, 2) where each move would take an ally."""
+        return self.at[:, : self.n, None] + DIRECTIONS * (self.speed[: self.n, None, None] * STEP)
+
+    def distances(self, points: np.ndarray) -> np.ndarray:
+        """(B, n, k, 2) points -> (B, n, k, enemies) distances to living enemies, far for the dead."""
+        distances = np.linalg.norm(points[..., None, :] - self.at[:, None, None, self.n :], axis=-1)
+        return np.where(self.health[:, None, None, self.n :] > 0, distances, FAR)
+
+    def to_nearest(self, points: np.ndarray) -> np.ndarray:
+        """(B, n, ..., 2) points -> (B, n, ...) distances to the nearest living enemy."""
+        shape = points.shape[:-1]
+        return self.distances(points.reshape(*shape[:2], -1, 2)).min(axis=-1).reshape(shape)
+
+    def weakest_in_range(self) -> np.ndarray:
+        """(B, n) the attack on the enemy in range with the least health; equals by their distance."""
+        stay = self.distances(self.reachable())[:, :, STOP]
+        worth = self.health[:, None, self.n :] + 0.01 * stay
+        return N_MOVES + np.where(self.in_range, worth, FAR).argmin(axis=-1)
+
+    def legal(self, actions: np.ndarray) -> np.ndarray:
+        """Let the dead stop, who can do nothing else."""
+        return np.where(self.health[:, : self.n] > 0, actions, STOP)
+
+
+def _walls(points: np.ndarray) -> np.ndarray:
+    """How much a unit should shun points (..., 2) for the deadly border of the map."""
+    margin = np.minimum(points, MAP_SIZE - points).min(axis=-1)
+    return np.where(margin < 0.5, FAR, 1.0 / np.maximum(margin, 0.5) ** 2)
+
+
+def random(view: View, rng: np.random.Generator) -> np.ndarray:
+    """Uniform over the available actions."""
+    avail = view.avail_actions.numpy()
+    return np.where(avail > 0, rng.random(avail.shape), -1.0).argmax(axis=-1)
+
+
+def kite(scenario: Scenario, safe: float) -> Player:
+    """For units that shoot farther and run faster than their enemies: shoot whenever the weapon is ready and no
+    enemy is nearer than ``safe``, else keep away."""
+
+    def play(view: View, rng: np.random.Generator) -> np.ndarray:
+        field = Field.of(view, scenario)
+        points = field.reachable()
+        distances = field.distances(points)
+        nearest = distances[:, :, STOP].min(axis=-1)
+        shoot = field.ready & field.in_range.any(axis=-1) & (nearest > safe)
+        flee = ((1.0 / distances**2).sum(axis=-1) + 0.3 * _walls(points)).argmin(axis=-1)
+        hunt = (np.abs(distances.min(axis=-1) - 5.0) + _walls(points)).argmin(axis=-1)
+        move = np.where(field.ready & (nearest > 6), hunt, flee)
+        return field.legal(np.where(shoot, field.weakest_in_range(), move))
+
+    return play
+
+
+def hit_and_run(scenario: Scenario, reach: float) -> Player:
+    """Against one slow weapon of more ``reach``: all step into range together when their weapons are ready,
+    shoot once and step out again, the healthiest in front."""
+    into_range = UNITS[scenario.allies[0]].range - 0.1
+
+    def play(view: View, rng: np.random.Generator) -> np.ndarray:
+        field = Field.of(view, scenario)
+        own, points = field.health[:, : field.n], field.reachable()
+        later = points[..., None, :] + DIRECTIONS * (field.speed[: field.n, None, None, None] * STEP)
+        # Distances after this move, (B, n, 5), after the next, (B, n, 5, 5), and at best after the one behind.
+        soon, then = field.distances(points).min(axis=-1), field.to_nearest(later)
+        entering = soon.min(axis=-1)
+        healthiest = own >= own.max(axis=1, keepdims=True)
+        together = ((entering < into_range) & (field.cooldown[:, : field.n] <= STEP)) | (own == 0)
+        enter = np.abs(soon - np.where(healthiest, 5.0, 5.8)[..., None]) + 9.0 * (soon > into_range)
+        enterable = then.min(axis=-1) < into_range
+        wait = 1.0 * (soon < reach) + 3.0 * ~enterable + 0.1 * soon + _walls(points)
+        go_in = together.all(axis=1, keepdims=True)
+        move = np.where(go_in, enter.argmin(axis=-1), wait.argmin(axis=-1))
+        shoot = field.ready & field.in_range.any(axis=-1)
+        return field.legal(np.where(shoot, field.weakest_in_range(), move))
+
+    return play
+
+
+def focus(scenario: Scenario, weak: float) -> Player:
+    """All shoot at the weakest enemy in range; who has less than ``weak`` hit points keeps away meanwhile."""
+
+    def play(view: View, rng: np.random.Generator) -> np.ndarray:
+        field = Field.of(view, scenario)
+        points = field.reachable()
+        distances = field.distances(points)
+        own = field.health[:, : field.n]
+        pressed = (own < weak) & (own < own.max(axis=1, keepdims=True)) & ~field.ready
+        flee = ((1.0 / distances**2).sum(axis=-1) + _walls(points)).argmin(axis=-1)
+        approach = distances.min(axis=-1).argmin(axis=-1)
+        advance = np.where(field.in_range.any(axis=-1), field.weakest_in_range(), approach)
+        return field.legal(np.where(pressed, flee, advance))
+
+    return play
+
+
+def hold(scenario: Scenario, posts: np.ndarray) -> Player:
+    """Await the enemy at ``posts`` (n, 2) and attack the weakest who comes into range."""
+
+    def play(view: View, rng: np.random.Generator) -> np.ndarray:
+        field = Field.of(view, scenario)
+        distances = np.linalg.norm(field.reachable() - posts[:, None], axis=-1)
+        return field.legal(
+            np.where(field.in_range.any(axis=-1), field.weakest_in_range(), distances.argmin(axis=-1))
+        )
+
+    return play
