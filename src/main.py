@@ -4,6 +4,8 @@
     python src/main.py --config=ALG --env-config=ENV with key=value ... resume=True
     python src/main.py with resume=DIRECTORY
     python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
+    python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]
+    python src/main.py evaluate_world_model=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]
 
 Exit codes: 0 done, 1 an error of the program or the machine, 2 a request that can't be run, 3 training
 diverged, 130 interrupted.
@@ -23,6 +25,7 @@ from typing import Any, NoReturn
 import envs
 import evaluation
 import resume
+from quality import command as quality
 from utils import combinations, interrupts
 from utils.config import change, compose, parse_command_line, run_folder
 from utils.constraints import ConfigError
@@ -40,6 +43,8 @@ def main(argv: list[str]) -> int:
     try:
         if evaluation.is_asked_for(argv):
             return evaluate(evaluation.parse(argv))
+        if quality.is_asked_for(argv):
+            return measure_quality(quality.parse(argv))
         config, resumed = configuration(argv)
         limit_threads(config["cpu_threads"])
         return train(config, resumed, argv)
@@ -100,6 +105,20 @@ def evaluate(request: evaluation.Request) -> int:
 
     try:
         print(evaluation.evaluate(request, config, get_console_logger()))
+    except CheckpointError as error:
+        return _fail(error, 2)
+    return 0
+
+
+def measure_quality(request: quality.Request) -> int:
+    """Record held-out play or measure a world model on it, print the outcome and return the exit code."""
+    config = resume.record_of(request.directory).config
+    limit_threads(config["cpu_threads"])
+    from checkpoints import CheckpointError
+    from utils.logging import get_console_logger
+
+    try:
+        print(quality.carry_out(request, config, get_console_logger()))
     except CheckpointError as error:
         return _fail(error, 2)
     return 0

@@ -1,1 +1,1 @@
-"""What is measured of finished runs, beside the tests that the runner plays."""
+"""World-model quality: how right and how consistent imagination is. See docs/world_model_quality.md."""

@@ -48,18 +48,14 @@ def from_episodes(batch: EpisodeBatch) -> HeldOut:
 
 
 def join(parts: list[HeldOut]) -> HeldOut:
-    """The episodes of all parts, in turns: the first of each, the second of each, and so on.
-
-    All parts hold equally many episodes.
-    """
+    """The episodes of all parts, one part after the other."""
     length = max(part.filled.shape[1] for part in parts)
 
     def padded(values: Tensor) -> Tensor:
         missing = length - values.shape[1]
         return torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], dim=1)
 
-    fields = zip(*parts, strict=True)
-    return HeldOut(*(torch.stack([padded(x) for x in field], dim=1).flatten(0, 1) for field in fields))
+    return HeldOut(*(torch.cat([padded(x) for x in field]) for field in zip(*parts, strict=True)))
 
 
 def save(path: Path, data: HeldOut, about: dict[str, Any]) -> None:
