@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -24,15 +21,8 @@ from torch.utils.dlpack import from_dlpack
 from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View
 from envs.multiagentenv import Info, MultiAgentEnv
 from envs.smax_drawing import Units, draw
-from envs.smax_scenarios import SCENARIOS, UNITS, Choke, Scenario
-
-# An optional part of the package replaces sys.stdout for good when it is imported, so it is not; and what the
-# package prints about optional parts is of no use here.
-sys.modules.setdefault("jaxmarl.environments.mabrax", None)  # type: ignore[arg-type]
-with contextlib.redirect_stdout(io.StringIO()):
-    from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
-    from jaxmarl.environments.smax.smax_env import SMAX
-    from jaxmarl.environments.smax.smax_env import Scenario as JaxScenario
+from envs.smax_scenarios import SCENARIOS, Scenario
+from envs.smax_simulator import make_simulator
 
 Array = jax.Array
 T = TypeVar("T", Array, Tensor)
@@ -60,36 +50,11 @@ class Outcome(NamedTuple, Generic[T]):
     dead_enemies: T
 
 
-class Ground(SMAX):
-    """The simulator's battlefield with what it lacks: units that nothing moves, and a choke point."""
-
-    def __init__(self, choke: Choke | None, **arguments: Any):
-        super().__init__(**arguments)
-        self.choke = choke
-
-    def _push_units_away(self, state: Any, firmness: float = 1.0) -> Any:
-        """Ends the simulator's every move, and its reset."""
-        positions = super()._push_units_away(state, firmness).unit_positions
-        immobile = self.unit_type_velocities[state.unit_types] == 0
-        positions = jnp.where(immobile[:, None], state.unit_positions, positions)
-        return state.replace(unit_positions=positions if self.choke is None else self._inside(positions))
-
-    def _inside(self, positions: Array) -> Array:
-        """Moves units (n, 2) out of the rocks, straight north or south: who walks against them slides along."""
-        beyond = jnp.abs(positions[:, 0] - self.map_width / 2) - self.choke.length / 2
-        half = self.choke.width / 2 + self.choke.opening * jnp.maximum(beyond, 0.0)
-        north_south = jnp.clip(positions[:, 1], self.map_height / 2 - half, self.map_height / 2 + half)
-        return positions.at[:, 1].set(north_south)
-
-
 class SmaxRules:
     """One kind of battle as pure, compiled functions of :class:`Battles`."""
 
     def __init__(self, scenario: Scenario, reward_scale: float, attack_mode: str, **options: Any):
-        options |= _to_jax(scenario)
-        self.env = HeuristicEnemySMAX(attack_mode=attack_mode, **options)
-        if scenario.choke or any(UNITS[unit].speed == 0 for unit in scenario.unit_types):
-            self.env._env = Ground(scenario.choke, **options)
+        self.env = make_simulator(scenario, attack_mode=attack_mode, **options)
         self.reward_scale = reward_scale
         self.n_allies, self.n_enemies = len(scenario.allies), len(scenario.enemies)
         self.n_own_features = len(self.env.own_features)
@@ -169,34 +134,6 @@ class SmaxRules:
         units = from_dlpack(obs)
         state = units[..., -self.n_own_features :].reshape(len(units), -1)
         return View(units[:, : self.n_allies], state, from_dlpack(avail))
-
-
-def _to_jax(scenario: Scenario) -> dict[str, Any]:
-    """The simulator's arguments for a scenario: who takes part, and the tables of all kinds of units."""
-    kinds = [UNITS[name] for name in scenario.unit_types]
-    types = [scenario.unit_types.index(unit) for unit in scenario.allies + scenario.enemies]
-
-    def table(quantity: str) -> Array:
-        return jnp.array([getattr(kind, quantity) for kind in kinds], dtype=jnp.float32)
-
-    return {
-        "scenario": JaxScenario(
-            jnp.array(types, dtype=jnp.uint8),
-            len(scenario.allies),
-            len(scenario.enemies),
-            scenario.smacv2,
-            scenario.smacv2,
-        ),
-        "unit_type_names": list(scenario.unit_types),
-        "unit_type_shorthands": [kind.shorthand for kind in kinds],
-        "unit_type_velocities": table("speed"),
-        "unit_type_attacks": table("damage"),
-        "unit_type_attack_ranges": table("range"),
-        "unit_type_sight_ranges": table("sight"),
-        "unit_type_radiuses": table("radius"),
-        "unit_type_health": table("health"),
-        "unit_type_weapon_cooldowns": table("cooldown"),
-    }
 
 
 def _step_key(key: Array, episode: Array, step: Array | int) -> Array:

@@ -42,12 +42,15 @@ SIMULATOR_UNITS = tuple(UNITS)[:6]
 
 @dataclass(frozen=True)
 class Choke:
-    """A valley across the middle of the map, narrow in its middle: the height that is passable is ``width``
-    over ``length``, and beyond grows by ``opening`` on either side per unit of way."""
+    """A valley from west to east with a neck in the middle of the map.
 
-    width: float
-    length: float
-    opening: float
+    Units are soft: a swarm squeezes through any gap. So the neck also limits how many are in it at a time.
+    """
+
+    length: float  # of the neck
+    width: float  # of the neck, and
+    opening: float  # how much the valley grows on either side per unit of way beyond it
+    at_once: int  # living units in the neck; the others wait at its ends
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ SCENARIOS: dict[str, Scenario] = {
     "3s_vs_4z": Scenario(_units(stalker=3), _units(zealot=4)),
     "3s_vs_5z": Scenario(_units(stalker=3), _units(zealot=5)),
     "6h_vs_8z": Scenario(_units(hydralisk=6), _units(zealot=8)),
-    "corridor": Scenario(_units(zealot=6), _units(zergling=24), choke=Choke(1.0, 4.0, 1.0)),
+    "corridor": Scenario(_units(zealot=6), _units(zergling=24), choke=Choke(6.0, 1.0, 1.0, 3)),
     "smacv2_5_units": _smacv2(5),
     "smacv2_10_units": _smacv2(10),
     "smacv2_20_units": _smacv2(20),

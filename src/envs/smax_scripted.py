@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import torch
+from jaxmarl.environments.smax.heuristic_enemy import (
+    create_heuristic_policy,
+    get_heuristic_policy_initial_state,
+)
 
 from envs.batched_env import View
+from envs.smax import BatchedSMAX
 from envs.smax_scenarios import SCENARIOS, UNITS, Scenario
+from envs.smax_simulator import make_simulator
 
 MAP_SIZE = 32.0  # width and height
 STEP = 0.5  # seconds of one joint step
@@ -95,6 +105,41 @@ def random(view: View, rng: np.random.Generator) -> np.ndarray:
     return np.where(avail > 0, rng.random(avail.shape), -1.0).argmax(axis=-1)
 
 
+def play(env: BatchedSMAX, player: Player, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One battle in each slot, all starting together; returns (B,) arrays: won, timed_out, return, length."""
+    view, active = env.start_next_episodes(), torch.ones(env.n_envs, dtype=torch.bool)
+    played = {key: np.zeros(env.n_envs) for key in ("won", "timed_out", "return", "length")}
+    while active.any():
+        step = env.step(torch.from_numpy(player(view, rng)), active)
+        ended = ((step.terminated | step.truncated) & active).numpy()
+        played["length"] += active.numpy()
+        played["return"] += step.reward[:, 0].numpy() * active.numpy()
+        played["won"][ended] = step.info["battle_won"].numpy()[ended]
+        played["timed_out"][ended] = step.truncated.numpy()[ended]
+        active, view = active & ~torch.from_numpy(ended), step.view
+    return played
+
+
+class Closest:
+    """The policy of the enemy, playing the allies: attacks the closest enemy in range until it is dead, else
+    walks to one that is visible, else to the enemy's side. For battles that start together."""
+
+    def __init__(self, scenario: Scenario):
+        policy = create_heuristic_policy(make_simulator(scenario, "closest")._env, team=0)
+        self._act = jax.jit(jax.vmap(jax.vmap(policy)))
+        self._memory: Any = None
+
+    def __call__(self, view: View, rng: np.random.Generator) -> np.ndarray:
+        shape = view.obs.shape[:2]
+        if self._memory is None:
+            start = get_heuristic_policy_initial_state()
+            self._memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), start)
+        keys = jax.random.split(jax.random.PRNGKey(rng.integers(2**31)), shape)
+        actions, self._memory = self._act(keys, self._memory, jnp.asarray(view.obs.numpy()))
+        can_move = view.avail_actions[..., 0].numpy() > 0
+        return np.where(can_move, np.asarray(actions), STOP)
+
+
 def kite(scenario: Scenario, safe: float) -> Player:
     """For units that shoot farther and run faster than their enemies: shoot whenever the weapon is ready and no
     enemy is nearer than ``safe``, else keep away."""
@@ -129,7 +174,9 @@ def hit_and_run(scenario: Scenario, reach: float) -> Player:
         together = ((entering < into_range) & (field.cooldown[:, : field.n] <= STEP)) | (own == 0)
         enter = np.abs(soon - np.where(healthiest, 5.0, 5.8)[..., None]) + 9.0 * (soon > into_range)
         enterable = then.min(axis=-1) < into_range
-        wait = 1.0 * (soon < reach) + 3.0 * ~enterable + 0.1 * soon + _walls(points)
+        # The nearest is shot at: who is not the healthiest lines up to come less near.
+        line_up = 0.3 * np.where(healthiest[..., None], 1.0, -1.0) * then.min(axis=-1)
+        wait = 1.0 * (soon < reach) + 3.0 * ~enterable + 0.1 * soon + line_up + _walls(points)
         go_in = together.all(axis=1, keepdims=True)
         move = np.where(go_in, enter.argmin(axis=-1), wait.argmin(axis=-1))
         shoot = field.ready & field.in_range.any(axis=-1)
@@ -166,3 +213,21 @@ def hold(scenario: Scenario, posts: np.ndarray) -> Player:
         )
 
     return play
+
+
+def scripted(map_name: str) -> Player:
+    """The player that knows how a map of the paper, or a small one, is won."""
+    scenario = SCENARIOS[map_name]
+    if map_name.startswith("3s_vs_"):
+        return kite(scenario, safe=2.4)
+    if map_name == "2s_vs_1sc":
+        return hit_and_run(scenario, reach=UNITS["spine_crawler"].range)
+    if map_name == "corridor":
+        return hold(scenario, _half_circle(np.array([MAP_SIZE / 2 - 1.5, MAP_SIZE / 2]), 1.9, 6))
+    return focus(scenario, weak=0)
+
+
+def _half_circle(centre: np.ndarray, radius: float, n: int) -> np.ndarray:
+    """(n, 2) points around the west of ``centre``."""
+    angles = np.radians(np.linspace(-80, 80, n))
+    return centre + radius * np.stack([-np.cos(angles), np.sin(angles)], axis=-1)

@@ -78,7 +78,7 @@ def load(path: Path) -> tuple[HeldOut, dict[str, Any]]:
             about = json.loads(str(file["about"]))
             filled = np.arange(lengths.max()) < lengths[:, None]
             parts = [_padded(file[key], filled) for key in HeldOut._fields if key != "filled"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no recorded play ({error}).") from error
     return HeldOut(*parts, filled=torch.from_numpy(filled)), about
 
