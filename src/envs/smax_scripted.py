@@ -68,9 +68,14 @@ class Field:
         """(B, n) whether an ally's attack would fall within the next step."""
         return self.cooldown[:, : self.n] <= READY
 
+    @property
+    def moves(self) -> np.ndarray:
+        """(n, 5, 2) the way an ally makes by each move."""
+        return DIRECTIONS * (self.speed[: self.n, None, None] * STEP)
+
     def reachable(self) -> np.ndarray:
         """(B, n, 5, 2) where each move would take an ally."""
-        return self.at[:, : self.n, None] + DIRECTIONS * (self.speed[: self.n, None, None] * STEP)
+        return self.at[:, : self.n, None] + self.moves
 
     def distances(self, points: np.ndarray) -> np.ndarray:
         """(B, n, k, 2) points -> (B, n, k, enemies) distances to living enemies, far for the dead."""
@@ -160,25 +165,26 @@ def kite(scenario: Scenario, safe: float) -> Player:
 
 def hit_and_run(scenario: Scenario, reach: float) -> Player:
     """Against one slow weapon of more ``reach``: all step into range together when their weapons are ready,
-    shoot once and step out again, the healthiest in front."""
+    shoot once and step out again. The nearest is shot at, so the healthiest goes in front."""
     into_range = UNITS[scenario.allies[0]].range - 0.1
 
     def play(view: View, rng: np.random.Generator) -> np.ndarray:
         field = Field.of(view, scenario)
-        own, points = field.health[:, : field.n], field.reachable()
-        later = points[..., None, :] + DIRECTIONS * (field.speed[: field.n, None, None, None] * STEP)
-        # Distances after this move, (B, n, 5), after the next, (B, n, 5, 5), and at best after the one behind.
-        soon, then = field.distances(points).min(axis=-1), field.to_nearest(later)
-        entering = soon.min(axis=-1)
-        healthiest = own >= own.max(axis=1, keepdims=True)
-        together = ((entering < into_range) & (field.cooldown[:, : field.n] <= STEP)) | (own == 0)
-        enter = np.abs(soon - np.where(healthiest, 5.0, 5.8)[..., None]) + 9.0 * (soon > into_range)
-        enterable = then.min(axis=-1) < into_range
-        # The nearest is shot at: who is not the healthiest lines up to come less near.
-        line_up = 0.3 * np.where(healthiest[..., None], 1.0, -1.0) * then.min(axis=-1)
-        wait = 1.0 * (soon < reach) + 3.0 * ~enterable + 0.1 * soon + line_up + _walls(points)
-        go_in = together.all(axis=1, keepdims=True)
-        move = np.where(go_in, enter.argmin(axis=-1), wait.argmin(axis=-1))
+        own, step = field.health[:, : field.n], field.moves
+        # Distances after one move (B, n, 5), two (B, n, 5, 5) and three.
+        points = field.reachable()
+        one = field.to_nearest(points)
+        two = field.to_nearest(points[..., None, :] + step[:, None])
+        three = field.to_nearest(points[..., None, None, :] + step[:, None, None] + step[:, None, :, None])
+        in_front = (own >= own.max(axis=1, keepdims=True))[..., None]
+        together = ((one.min(axis=-1) < into_range) & (field.cooldown[:, : field.n] <= STEP)) | (own == 0)
+        enter = np.where(one < into_range, np.where(in_front, one, -one), FAR)
+        # Where to wait: out of reach, one move from where to shoot; the others line up to come less near.
+        behind = np.where(three < into_range, three, 0.0).max(axis=-1)
+        stand = 1.0 * (two < reach) + 1.0 * (behind == 0) + 0.05 * two - 0.3 * behind * ~in_front[..., None]
+        wait = 1.0 * (one < reach) + 0.05 * one + stand.min(axis=-1) + _walls(points)
+        wait += 0.2 * rng.random(wait.shape)  # or two could wait for each other for good
+        move = np.where(together.all(axis=1, keepdims=True), enter.argmin(axis=-1), wait.argmin(axis=-1))
         shoot = field.ready & field.in_range.any(axis=-1)
         return field.legal(np.where(shoot, field.weakest_in_range(), move))
 
