@@ -20,7 +20,18 @@ from envs.smax_scripted import Closest, Player, play, random, scripted
 from evaluation import wilson
 
 PAPER_MAPS = "2s_vs_1sc,3s_vs_3z,2s3z,3s_vs_4z,3s_vs_5z,1c3s5z,8m,corridor"
-COLUMNS = ("map", "player", "battles", "won", "win_rate", "low", "high", "timed_out", "mean_return", "mean_length")
+COLUMNS = (
+    "map",
+    "player",
+    "battles",
+    "won",
+    "win_rate",
+    "low",
+    "high",
+    "timed_out",
+    "mean_return",
+    "mean_length",
+)
 SIDE_BY_SIDE = 100  # battles stepped in one call
 
 
@@ -62,7 +73,9 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     unknown = set(given.maps.split(",")) - set(SCENARIOS)
     if unknown:
-        parser.error(f"there is no SMAX battle {', '.join(sorted(unknown))}; there are: {', '.join(SCENARIOS)}")
+        parser.error(
+            f"there is no SMAX battle {', '.join(sorted(unknown))}; there are: {', '.join(SCENARIOS)}"
+        )
     with given.csv.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

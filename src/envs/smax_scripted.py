@@ -146,8 +146,8 @@ class Closest:
 
 
 def kite(scenario: Scenario, safe: float) -> Player:
-    """For units that shoot farther and run faster than their enemies: shoot whenever the weapon is ready and no
-    enemy is nearer than ``safe``, else keep away."""
+    """For units that shoot farther and run faster than their enemies: shoot whenever the weapon is ready and
+    no enemy is nearer than ``safe``, else keep away."""
 
     def play(view: View, rng: np.random.Generator) -> np.ndarray:
         field = Field.of(view, scenario)
@@ -191,19 +191,13 @@ def hit_and_run(scenario: Scenario, reach: float) -> Player:
     return play
 
 
-def focus(scenario: Scenario, weak: float) -> Player:
-    """All shoot at the weakest enemy in range; who has less than ``weak`` hit points keeps away meanwhile."""
+def focus(scenario: Scenario) -> Player:
+    """All shoot at the weakest enemy in range, or walk to the nearest one."""
 
     def play(view: View, rng: np.random.Generator) -> np.ndarray:
         field = Field.of(view, scenario)
-        points = field.reachable()
-        distances = field.distances(points)
-        own = field.health[:, : field.n]
-        pressed = (own < weak) & (own < own.max(axis=1, keepdims=True)) & ~field.ready
-        flee = ((1.0 / distances**2).sum(axis=-1) + _walls(points)).argmin(axis=-1)
-        approach = distances.min(axis=-1).argmin(axis=-1)
-        advance = np.where(field.in_range.any(axis=-1), field.weakest_in_range(), approach)
-        return field.legal(np.where(pressed, flee, advance))
+        approach = field.to_nearest(field.reachable()).argmin(axis=-1)
+        return field.legal(np.where(field.in_range.any(axis=-1), field.weakest_in_range(), approach))
 
     return play
 
@@ -230,7 +224,7 @@ def scripted(map_name: str) -> Player:
         return hit_and_run(scenario, reach=UNITS["spine_crawler"].range)
     if map_name == "corridor":
         return hold(scenario, _half_circle(np.array([MAP_SIZE / 2 - 1.5, MAP_SIZE / 2]), 1.9, 6))
-    return focus(scenario, weak=0)
+    return focus(scenario)
 
 
 def _half_circle(centre: np.ndarray, radius: float, n: int) -> np.ndarray:

@@ -24,8 +24,8 @@ with contextlib.redirect_stdout(io.StringIO()):
 def make_simulator(scenario: Scenario, attack_mode: str, **options: Any) -> HeuristicEnemySMAX:
     """The simulator of a scenario, its enemies played by the heuristic policy of ``jaxmarl``.
 
-    ``options`` are those of the simulator's constructor. Where a scenario needs nothing of ours, the simulator
-    is as ``jaxmarl`` makes it.
+    ``options`` are those of the simulator's constructor. Where a scenario needs nothing of ours, this is just
+    what ``jaxmarl`` makes.
     """
     options |= _tables(scenario)
     simulator = HeuristicEnemySMAX(attack_mode=attack_mode, **options)
@@ -75,7 +75,9 @@ class Ground(SMAX):
         immobile = self.unit_type_velocities[state.unit_types] == 0
         positions = jnp.where(immobile[:, None], state.unit_positions, positions)
         if self.choke is not None:
-            positions = self._within_valley(self._in_line(positions, state.unit_alive, self.choke), self.choke)
+            positions = self._within_valley(
+                self._in_line(positions, state.unit_alive, self.choke), self.choke
+            )
         return state.replace(unit_positions=positions)
 
     def _in_line(self, positions: Array, alive: Array, choke: Choke) -> Array:
@@ -89,7 +91,7 @@ class Ground(SMAX):
         return positions.at[:, 0].set(jnp.where((depth > 0) & (order >= choke.at_once), end, x))
 
     def _within_valley(self, positions: Array, choke: Choke) -> Array:
-        """Moves units (n, 2) out of the rocks, straight north or south: who walks against them slides along."""
+        """Moves units (n, 2) out of the rocks, north or south: who walks against them slides along."""
         beyond = jnp.abs(positions[:, 0] - self.map_width / 2) - choke.length / 2
         half = choke.width / 2 + choke.opening * jnp.maximum(beyond, 0.0)
         north_south = jnp.clip(positions[:, 1], self.map_height / 2 - half, self.map_height / 2 + half)

@@ -1,7 +1,7 @@
 """The command lines about world-model quality. Importing this takes no time.
 
-    python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]
-    python src/main.py evaluate_world_model=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]
+python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]
+python src/main.py evaluate_world_model=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def parse(argv: list[str]) -> Request:
     if not count.isdigit() or int(count) == 0:
         raise ConfigError(f"{number} must be a whole number from 1 on, not {count!r}.")
     if command == RECORD and int(count) % 4:
-        raise ConfigError(f"episodes must be a multiple of 4, not {count}: half are random, and half predicted.")
+        raise ConfigError(
+            f"episodes must be a multiple of 4, not {count}: half are random, and half predicted."
+        )
     return Request(
         command=command,
         directory=Path(values[command]).absolute(),

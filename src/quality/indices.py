@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modules.world_models.losses import alive
+from modules.world_models.world_model import LatentState
 from quality.held_out import HeldOut
 from quality.open_loop import OpenLoopModel
 from quality.probe import Probe, fit_probe
-from modules.world_models.losses import alive
-from modules.world_models.world_model import LatentState
 
 GPE = ("obs", "reward", "continue")
 GCI = ("reward", "continue", "state")
@@ -52,7 +52,7 @@ class Variances:
         )
         for name, value in vars(found).items():
             if not value > 0:
-                raise ValueError(f"'{name}' never changes in the recorded play, so errors have no unit: record more.")
+                raise ValueError(f"'{name}' never changes in the recorded play: record more.")
         return found
 
 
@@ -69,7 +69,7 @@ class Tally:
         self.count = np.zeros((n_episodes, horizon))
 
     def add(self, episode: Tensor, step: int, squares: Tensor, counts: Tensor | None = None) -> None:
-        """Of windows (W,) from these episodes: sums of squares (W,) after ``step``, of ``counts`` (W,) each."""
+        """Of windows (W,) in these episodes: sums of squares (W,) after ``step``, of ``counts`` (W,) each."""
         counts = torch.ones_like(squares) if counts is None else counts
         np.add.at(self.total[:, step], episode.numpy(), squares.double().numpy())
         np.add.at(self.count[:, step], episode.numpy(), counts.double().numpy())
@@ -143,7 +143,7 @@ def _compare(
     at: tuple[Tensor, Tensor],
     unit: Variances,
 ) -> Iterator[tuple[tuple[str, str], Tensor, Tensor | None]]:
-    """What was imagined of records ``at`` (episodes, times) of W each: names, sums of squares (W,), counts."""
+    """What was imagined of records ``at`` (episodes, times; W each): names, sums of squares (W,), counts."""
     expected, read = model.outlook(state.features), probe.read(state.features)
     living = alive(data.obs[at])
     errors = (expected.obs - data.obs[at]).square().sum(dim=-1)

@@ -71,7 +71,9 @@ def load_world_model(
         CheckpointError: it can't be read.
     """
     if not checkpoint.is_complete:
-        raise ConfigError(f"{checkpoint.path} holds a policy alone; choose checkpoint=last or one of the steps.")
+        raise ConfigError(
+            f"{checkpoint.path} holds a policy alone; choose checkpoint=last or one of the steps."
+        )
     state = checkpoint.load("learner")
     if "world_model" not in state:
         raise ConfigError(f"{checkpoint.path} holds no world model: {config['name']} learns without one.")

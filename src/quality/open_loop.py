@@ -22,7 +22,12 @@ class OpenLoopModel(Protocol):
     """What a world model must offer to be measured."""
 
     def condition(self, obs: Tensor, actions: Tensor) -> LatentState:
-        """Latent states (E, T, n, ...) along real episodes: observations (E, T, n, obs_size), actions (E, T, n)."""
+        """Latent states (E, T, n, ...) along real episodes from their first steps on.
+
+        Args:
+            obs: (E, T, n, obs_size).
+            actions: (E, T, n) int64.
+        """
 
     def imagine(self, state: LatentState, actions: Tensor) -> LatentState:
         """One step ahead of states (N, n, ...) under joint actions (N, n), without looking at reality."""

@@ -1,4 +1,4 @@
-"""The maps that we add to SMAX: what their ground does, and that each can be won, though not by walking on."""
+"""The paper's maps on SMAX: what their ground does, and that each can be won, though not by walking on."""
 
 from pathlib import Path
 
@@ -119,6 +119,14 @@ def test_the_docs_state_the_units_and_maps_as_they_are():
     rows = [line.strip("| \n").split("|") for line in (ROOT / "docs/maps.md").read_text().splitlines()]
     table = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows if len(cells) > 1}
     for name, unit in UNITS.items():
-        quantities = (unit.health, unit.damage, unit.cooldown, unit.range, unit.sight, unit.speed, unit.radius)
+        quantities = (
+            unit.health,
+            unit.damage,
+            unit.cooldown,
+            unit.range,
+            unit.sight,
+            unit.speed,
+            unit.radius,
+        )
         assert [float(cell) for cell in table[name.replace("_", " ")]] == list(quantities), name
     assert set(PAPER_MAPS) <= set(table)

@@ -1,4 +1,4 @@
-"""GPE and GCI where the right answer is known: a model that errs, and agents that disagree, by known amounts."""
+"""GPE and GCI where the answer is known: a model that errs, and agents that disagree, by known amounts."""
 
 from dataclasses import dataclass
 
@@ -70,7 +70,9 @@ class Oracle:
         obs = torch.where(alive, obs + self.obs_error * steps[:, None, None], 1e6)
         side = self.disagreement * torch.tensor([-1.0, 1.0])
         reward = (self.data.reward[episode, time] + self.reward_error * steps)[:, None] + side
-        return Outlook(obs, reward, (self.data.continues[episode, time] + self.continue_error)[:, None] + side)
+        return Outlook(
+            obs, reward, (self.data.continues[episode, time] + self.continue_error)[:, None] + side
+        )
 
 
 def deviation(values):
@@ -114,7 +116,9 @@ def test_a_known_disagreement_is_found_and_is_no_error_of_the_team(data):
     parts = {part: curve["mean"]["value"] for part, curve in found["gci"]["parts"].items()}
     assert parts["reward"] == pytest.approx(0.4 / deviation(data.reward[arrived][:, None]), rel=1e-5)
     assert parts["continue"] == pytest.approx(0.4 / deviation(data.continues[arrived][:, None]), rel=1e-5)
-    assert parts["state"] == pytest.approx(0.4 * np.sqrt(STATE) / deviation(data.state[data.filled]), rel=1e-3)
+    assert parts["state"] == pytest.approx(
+        0.4 * np.sqrt(STATE) / deviation(data.state[data.filled]), rel=1e-3
+    )
     assert found["gpe"]["mean"]["value"] == pytest.approx(0, abs=1e-6)
 
 
@@ -161,7 +165,9 @@ def test_a_world_model_is_measured_as_it_imagines(data):
 
     found = measured()
     assert found == measured()
-    assert found["gci"]["parts"]["reward"]["mean"]["value"] == pytest.approx(0, abs=1e-6)  # a zero head agrees
+    assert found["gci"]["parts"]["reward"]["mean"]["value"] == pytest.approx(
+        0, abs=1e-6
+    )  # a zero head agrees
     assert found["gci"]["parts"]["state"]["mean"]["value"] > 0.01
     zero = np.sqrt((data.reward[1::2, 1:][data.filled[1::2, 1:]] ** 2).mean().item())
     arrived = data.filled.clone()
