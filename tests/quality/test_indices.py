@@ -11,26 +11,8 @@ from quality.held_out import HeldOut, load, save
 from quality.indices import measure
 from quality.open_loop import Measured, Outlook
 
-N_AGENTS, OBS, STATE, LENGTHS = 2, 3, 4, (9, 6, 9, 8)
+OBS, STATE, LENGTHS = 3, 4, (9, 6, 9, 8)  # of the recorded play in conftest.py
 LOUD = 100.0  # makes the features so large that the probe's penalty does not count
-
-
-@pytest.fixture
-def data():
-    """Four episodes that end in a terminal; each observation starts with the episode's number."""
-    generator = torch.Generator().manual_seed(0)
-    time = max(LENGTHS)
-    filled = torch.arange(time) < torch.tensor(LENGTHS)[:, None]
-    last = filled & ~torch.nn.functional.pad(filled[:, 1:], (0, 1))
-
-    def noise(*shape):
-        values = torch.randn(len(LENGTHS), time, *shape, generator=generator)
-        return values * filled.view(*filled.shape, *[1] * len(shape))
-
-    obs = noise(N_AGENTS, OBS)
-    obs[..., 0] = (torch.arange(len(LENGTHS)) + 1.0)[:, None, None] * filled[..., None]
-    actions = torch.randint(5, (len(LENGTHS), time, N_AGENTS), generator=generator)
-    return HeldOut(obs, noise(STATE), actions, noise(), 1.0 - last.float(), filled)
 
 
 @dataclass
@@ -157,7 +139,7 @@ def test_play_that_can_not_be_measured_on_is_told(data, change, message):
 def test_a_world_model_is_measured_as_it_imagines(data):
     sizes = WorldModelConfig(16, 4, 4, 0.01, 1, 2, 1, wm_obs_fusion=True)
     torch.manual_seed(0)
-    model = WorldModel(N_AGENTS, OBS, 5, sizes)
+    model = WorldModel(2, OBS, 5, sizes)
 
     def measured():
         torch.manual_seed(1)
