@@ -70,7 +70,8 @@ class WindowActor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a :meth:`state_dict`."""
         self.window.load_state_dict(state["window"])
-        self.mac.hidden_states = state["hidden_states"]
+        hidden = state["hidden_states"]
+        self.mac.hidden_states = hidden.to(self.window.device) if isinstance(hidden, Tensor) else hidden
 
 
 class HistoryActor:
