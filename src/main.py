@@ -5,6 +5,8 @@
     python src/main.py with resume=DIRECTORY
     python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
     python src/main.py check ENV [with key=value ...]
+    python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]
+    python src/main.py evaluate_world_model=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]
 
 Exit codes: 0 done, 1 an error of the program or the machine, 2 a request that can't be run, 3 training
 diverged, 130 interrupted.
@@ -26,6 +28,7 @@ import envs
 import evaluation
 import resume
 from envs.multiagentenv import SimulatorError
+from quality import command as quality
 from utils import combinations, interrupts
 from utils.config import change, compose, parse_command_line, run_folder
 from utils.constraints import ConfigError
@@ -46,6 +49,8 @@ def main(argv: list[str]) -> int:
             return check(argv[1:])
         if evaluation.is_asked_for(argv):
             return evaluate(evaluation.parse(argv))
+        if quality.is_asked_for(argv):
+            return measure_quality(quality.parse(argv))
         config, resumed = configuration(argv)
         limit_threads(config["cpu_threads"])
         return train(config, resumed, argv)
@@ -134,6 +139,20 @@ def evaluate(request: evaluation.Request) -> int:
         return _fail(error, 2)
     except SimulatorError as error:
         return _fail(f"{error}.", 1)
+    return 0
+
+
+def measure_quality(request: quality.Request) -> int:
+    """Record held-out play or measure a world model on it, print the outcome and return the exit code."""
+    config = resume.record_of(request.directory).config
+    limit_threads(config["cpu_threads"])
+    from checkpoints import CheckpointError
+    from utils.logging import get_console_logger
+
+    try:
+        print(quality.carry_out(request, config, get_console_logger()))
+    except CheckpointError as error:
+        return _fail(error, 2)
     return 0
 
 

@@ -89,6 +89,23 @@ def _assignments(words: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
+def read_words(argv: list[str], known: list[str], form: str) -> dict[str, str]:
+    """Return the values of a command line of ``key=value`` words alone; a ``with`` may stand between.
+
+    Raises:
+        ConfigError: a word has another form, or a key that is not ``known``.
+    """
+    values: dict[str, str] = {}
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if word == "with":
+            continue
+        if not equals or key not in known:
+            raise ConfigError(f"{word!r} is not part of this command{hint(key, known)}; the form is: {form}.")
+        values[key] = value
+    return values
+
+
 def available(folder: str) -> list[str]:
     """Return the names of the configuration files in ``src/config/<folder>``."""
     return sorted(path.stem for path in (CONFIG_DIR / folder).glob("*.yaml"))
