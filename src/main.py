@@ -1,60 +1,86 @@
-"""The command line: composes and checks the configuration, opens the run's record with Sacred, calls run.
+"""The command line: composes and checks the configuration, opens the run's record with Sacred, trains.
 
     python src/main.py --config=ALG --env-config=ENV with key=value ...
+    python src/main.py --config=ALG --env-config=ENV with key=value ... resume=True
+    python src/main.py with resume=DIRECTORY
+    python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
 
-Exit codes: 0 done, 1 an error of the program, 2 a request that can't be run, 3 training diverged,
-130 interrupted.
+Exit codes: 0 done, 1 an error of the program or the machine, 2 a request that can't be run, 3 training
+diverged, 130 interrupted.
 """
 
-import json
+import errno
 import logging
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NoReturn
 
 import envs
-from utils import interrupts
-from utils.config import compose, map_name, parse_command_line
+import evaluation
+import resume
+from utils import combinations, interrupts
+from utils.config import change, compose, parse_command_line, run_folder
 from utils.constraints import ConfigError
 from utils.seeding import draw_seed
 from utils.threads import limit_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def main(argv: list[str]) -> int:
     """Run the command line ``argv`` and return the exit code."""
     interrupts.install()
     try:
-        config = configuration(argv)
+        if evaluation.is_asked_for(argv):
+            return evaluate(evaluation.parse(argv))
+        config, resumed = configuration(argv)
         limit_threads(config["cpu_threads"])
-        return train(config, argv)
+        return train(config, resumed, argv)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _fail(error, 2)
     except KeyboardInterrupt:
         print("Interrupted before training began.", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        return _fail(f"{error.filename or 'The results'} can't be written: {error.strerror}.", 1)
 
 
-def configuration(argv: list[str]) -> dict[str, Any]:
-    """Return the configuration that ``argv`` asks for, complete and checked, without starting anything."""
-    config = compose(parse_command_line(argv))
+def _fail(message: object, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
+    """Return the configuration that ``argv`` asks for, complete and checked, without starting anything, and
+    the directory of the run that is to go on, if one is."""
+    request = parse_command_line(argv)
+    if request.alg is None:
+        directory = dict(request.assignments)["resume"]
+        config = change(resume.record_of(Path(directory)).config, request.assignments)
+    else:
+        config = compose(request)
+    combinations.check(config)
     try:
         envs.validate(config["env"], config["env_args"])
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    config["local_results_path"] = str(_writable(ROOT / config["local_results_path"]))
+    resumed = None
+    if config["resume"]:
+        resumed = resume.choose(config)
+        config["seed"] = resume.record_of(resumed).config["seed"]
     if config["seed"] is None:
         config["seed"] = draw_seed()
-    config["local_results_path"] = str(_writable(ROOT / config["local_results_path"]))
-    return config
+    return config, resumed
 
 
 def _writable(folder: Path) -> Path:
@@ -65,38 +91,45 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def train(config: dict[str, Any], argv: list[str]) -> int:
+def evaluate(request: evaluation.Request) -> int:
+    """Play a saved policy, print how it did and return the exit code."""
+    config = resume.record_of(request.directory).config
+    limit_threads(config["cpu_threads"])
+    from checkpoints import CheckpointError
+    from utils.logging import get_console_logger
+
+    try:
+        print(evaluation.evaluate(request, config, get_console_logger()))
+    except CheckpointError as error:
+        return _fail(error, 2)
+    return 0
+
+
+def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     """Train with a record under ``<local_results_path>/sacred/<alg>/<map>/<id>`` and return the exit code."""
-    from run import check_names, run  # imported here, when nearly all of the request is known to be good
+    from run import Session, check_names, newest_checkpoint  # nearly all of the request is known to be good
 
     check_names(config)
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
-    from sacred import SETTINGS, Experiment
-    from sacred.observers import FileStorageObserver
-
+    from checkpoints import CheckpointError
+    from envs.subprocess_env import EnvWorkerError
     from utils.guards import TrainingDiverged
     from utils.logging import get_console_logger
 
-    SETTINGS.CAPTURE_MODE = "no"
-    SETTINGS.CONFIG.READ_ONLY_CONFIG = False
     log = get_console_logger()
-    directory = Path(config["local_results_path"], "sacred", config["name"], map_name(config))
-    observer = FileStorageObserver(directory, priority=100, copy_sources=False)
-    experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
-    experiment.logger = _quiet(log.getChild("sacred"))
-    experiment.add_config(config)
-    experiment.observers.append(observer)
-
-    @experiment.main
-    def _run_recorded(_run: Any, _config: dict[str, Any]) -> dict[str, Any]:
-        run_directory = Path(str(observer.dir))
-        log.info("The record is in %s", run_directory)
-        _add_versions(_run)
-        return run(_run, _config, log, run_directory)
-
+    observer: Any = None
     try:
-        result = experiment.run(meta_info={"command": argv}).result
+        checkpoint = None if resumed is None else newest_checkpoint(resumed, log)
+        with Session(config, log, checkpoint) as session:
+            keep = 0 if checkpoint is None else checkpoint.notes["journal_metrics"]
+            observer = _observer(run_folder(config), argv, resumed, keep)
+            result = _record(session, config, observer, log)
+    except CheckpointError as error:
+        return _fail(error, 2)
+    except EnvWorkerError as error:
+        return _fail(f"{error}.", 1)
     except KeyboardInterrupt:
+        if observer is None:
+            raise
         print(f"Interrupted; the record so far is in {observer.dir}", file=sys.stderr)
         return INTERRUPTED
     except TrainingDiverged as stop:
@@ -108,6 +141,36 @@ def train(config: dict[str, Any], argv: list[str]) -> int:
         return 3
     print(f"{result['summary']}; the record is in {observer.dir}")
     return 0
+
+
+def _observer(folder: Path, argv: list[str], resumed: Path | None, keep: int) -> Any:
+    from records.observer import JournalObserver
+
+    return JournalObserver(folder, argv, _versions(), resumed, keep)
+
+
+def _record(session: Any, config: dict[str, Any], observer: Any, log: logging.Logger) -> dict[str, Any]:
+    """Open the record, train and return the result."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
+    from sacred import SETTINGS, Experiment
+
+    from records.journal import HEARTBEAT
+
+    SETTINGS.CAPTURE_MODE = "no"
+    SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+    SETTINGS.DEFAULT_BEAT_INTERVAL = HEARTBEAT
+    experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
+    experiment.logger = _quiet(log.getChild("sacred"))
+    experiment.add_config(config)
+    experiment.observers.append(observer)
+
+    @experiment.main
+    def _train_recorded() -> dict[str, Any]:
+        resume.lock(observer.dir)
+        log.info("The record is in %s", observer.dir)
+        return session.train(observer.journal, observer.dir)
+
+    return experiment.run().result
 
 
 def _quiet(logger: logging.Logger) -> logging.Logger:
@@ -123,14 +186,10 @@ def _has_commit() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _add_versions(sacred_run: Any) -> None:
-    """Store the versions of all installed packages in the record, as versions.json."""
-    versions = {"python": sys.version.split()[0]}
-    versions |= dict(sorted((package.name, package.version) for package in distributions()))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "versions.json")
-        path.write_text(json.dumps(versions, indent=2))
-        sacred_run.add_artifact(str(path))
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of all installed packages."""
+    packages = {package.name: package.version for package in distributions()}
+    return {"python": sys.version.split()[0], **dict(sorted(packages.items()))}
 
 
 def _exit(code: int) -> NoReturn:

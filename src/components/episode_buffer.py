@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from components.transforms import Transform
+from utils.memory import require
 
 Scheme = dict[str, dict[str, Any]]
 Preprocess = Mapping[str, tuple[str, Sequence[Transform]]]
@@ -181,6 +182,12 @@ class EpisodeBatch:
             scheme, groups, self.batch_size, self.max_seq_length, data=data, device=self.device
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the fields take."""
+        stores = (self.data.transition_data, self.data.episode_data)
+        return sum(field.nbytes for store in stores for field in store.values())
+
     def max_t_filled(self) -> Tensor:
         """Length of the longest episode, as a tensor of shape (1,) that can be used as a slice bound."""
         return self.data.transition_data["filled"].sum(1).max(0)[0]
@@ -249,7 +256,11 @@ def _count(part: Index, size: int) -> int:
 
 
 class ReplayBuffer(EpisodeBatch):
-    """The last ``buffer_size`` episodes in a preallocated ring, to draw random batches from."""
+    """The last ``buffer_size`` episodes in a preallocated ring, to draw random batches from.
+
+    Raises:
+        ValueError: there is not enough memory for it.
+    """
 
     def __init__(
         self,
@@ -261,7 +272,10 @@ class ReplayBuffer(EpisodeBatch):
         device: Device = "cpu",
         seed: int = 0,
     ):
-        super().__init__(scheme, groups, buffer_size, max_seq_length, preprocess=preprocess, device=device)
+        shape = (scheme, groups, buffer_size, max_seq_length)
+        size = EpisodeBatch(*shape, preprocess=preprocess, device="meta").nbytes
+        require("replay buffer", size, device, "buffer_size")
+        super().__init__(*shape, preprocess=preprocess, device=device)
         self.buffer_size = buffer_size
         self.buffer_index = 0
         self.episodes_in_buffer = 0
@@ -295,22 +309,34 @@ class ReplayBuffer(EpisodeBatch):
         return self[torch.from_numpy(self.rng.choice(self.episodes_in_buffer, batch_size, replace=False))]
 
     def state_dict(self) -> dict[str, Any]:
-        """Stored episodes (views, not copies), position in the ring, state of the sampling generator."""
-        n = self.episodes_in_buffer
+        """The steps of stored episodes that are filled, position in the ring, state of the generator.
+
+        Episodes are padded to the longest possible one, and most are far shorter.
+        """
+        stored = self[: self.episodes_in_buffer]
+        filled = stored["filled"][..., 0].bool()
+        steps = {key: field[filled] for key, field in stored.data.transition_data.items() if key != "filled"}
         return {
-            **EpisodeBatch.state_dict(self[:n]),
+            "filled": filled,
+            "steps": steps,
+            "episode_data": stored.data.episode_data,
             "buffer_index": self.buffer_index,
-            "episodes_in_buffer": n,
             "rng": self.rng.bit_generator.state,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a :meth:`state_dict` of a buffer of the same size."""
+        filled = state["filled"].to(self.device)
         self.buffer_index = state["buffer_index"]
-        self.episodes_in_buffer = state["episodes_in_buffer"]
+        self.episodes_in_buffer = len(filled)
         self.rng.bit_generator.state = state["rng"]
-        stores = {name: state[name] for name in ("transition_data", "episode_data")}
-        EpisodeBatch.load_state_dict(self[: self.episodes_in_buffer], stores)
+        stored = self[: self.episodes_in_buffer]
+        stored["filled"][:] = filled.unsqueeze(-1)
+        for key, steps in state["steps"].items():
+            stored[key].zero_()
+            stored[key][filled] = steps.to(self.device)
+        for key, field in state["episode_data"].items():
+            stored[key].copy_(field)
 
 
 class OnPolicyBuffer:

@@ -1,8 +1,12 @@
 """B_p: recent imagined trajectories, what the policy is trained on."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+from utils.memory import require
 
 
 class Imagined(NamedTuple):
@@ -26,23 +30,58 @@ class Imagined(NamedTuple):
         return Imagined(*(field[index] for field in self))
 
 
+@dataclass(frozen=True)
+class ImaginedSizes:
+    """Shapes of one imagination round, the letters those of :class:`Imagined`."""
+
+    trajectories: int  # N
+    horizon: int  # H
+    n_agents: int  # n
+    obs_size: int
+    n_actions: int
+    hidden_size: int
+    feature_size: int
+
+    def zeros(self, rounds: int, device: torch.device | str) -> Imagined:
+        """Room for some rounds."""
+        n, h, agents = rounds * self.trajectories, self.horizon, self.n_agents
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros((n, *shape), dtype=dtype, device=device)
+
+        return Imagined(
+            obs=zeros(h, agents, self.obs_size),
+            avail_actions=zeros(h, agents, self.n_actions, dtype=torch.bool),
+            actions=zeros(h, agents, dtype=torch.int64),
+            log_probs=zeros(h, agents),
+            actor_hidden=zeros(agents, self.hidden_size),
+            features=zeros(h + 1, agents, self.feature_size),
+            reward=zeros(h),
+            continues=zeros(h),
+        )
+
+
 class PseudoBuffer:
-    """A preallocated ring of the last ``rounds`` imagination rounds, all of the same size.
+    """A preallocated ring of the last ``rounds`` imagination rounds, each of ``sizes``.
 
     One round (``rounds=1``) trains the policy on fresh imagination only.
+
+    Raises:
+        ValueError: there is not enough memory for it.
     """
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, rounds: int, sizes: ImaginedSizes, device: torch.device | str = "cpu") -> None:
         self.rounds = rounds
-        self._ring: Imagined | None = None
-        self._round_size = 0
+        self._round_size = sizes.trajectories
+        self.nbytes = sum(field.nbytes for field in sizes.zeros(rounds, "meta"))
+        require(
+            "buffer of imagined play", self.nbytes, device, "pseudo_rounds, imagination_starts or wm_width"
+        )
+        self._ring = sizes.zeros(rounds, device)
         self._written = 0  # rounds ever written
 
     def insert(self, imagined: Imagined) -> None:
         """Add one round, in place of the oldest where the ring is full."""
-        if self._ring is None:
-            self._allocate(imagined)
-        assert self._ring is not None
         at = (self._written % self.rounds) * self._round_size
         for ring, new in zip(self._ring, imagined, strict=True):
             ring[at : at + self._round_size] = new
@@ -50,27 +89,14 @@ class PseudoBuffer:
 
     def all(self) -> Imagined:
         """Every trajectory held, as views of the ring."""
-        assert self._ring is not None, "nothing was imagined yet"
         return self._ring.select(slice(0, min(self._written, self.rounds) * self._round_size))
 
-    def _allocate(self, like: Imagined) -> None:
-        self._round_size = len(like.actions)
-        self._ring = Imagined(
-            *(field.new_zeros((self.rounds * self._round_size, *field.shape[1:])) for field in like)
-        )
-
     def state_dict(self) -> dict[str, Any]:
-        """The rounds held and the position in the ring."""
-        held = {} if self._ring is None else {k: v.clone() for k, v in self.all()._asdict().items()}
-        return {"held": held, "round_size": self._round_size, "written": self._written}
+        """The rounds held (views, not copies) and the position in the ring."""
+        return {"held": self.all()._asdict(), "written": self._written}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where ``state_dict`` was taken."""
         self._written = state["written"]
-        if not state["held"]:
-            return
-        held = Imagined(**state["held"])
-        self._allocate(held.select(slice(0, state["round_size"])))
-        assert self._ring is not None
-        for ring, saved in zip(self._ring, held, strict=True):
-            ring[: len(saved)] = saved
+        for key, saved in state["held"].items():
+            getattr(self._ring, key)[: len(saved)] = saved

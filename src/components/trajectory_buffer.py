@@ -9,6 +9,7 @@ from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
 from components.reward_trend import reward_trend
+from utils.memory import require
 
 
 class Trajectories(NamedTuple):
@@ -38,6 +39,9 @@ class TrajectoryBuffer:
         trend_sigma, trend_border: how rewards are smoothed (``components.reward_trend``).
         seed: seed of the buffer's own sampling stream.
         device: where the records live and samples are produced.
+
+    Raises:
+        ValueError: there is not enough memory for it.
     """
 
     def __init__(
@@ -56,19 +60,24 @@ class TrajectoryBuffer:
         self.trend_border = trend_border
         self.device = torch.device(device)
 
-        def ring(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros((capacity, *shape), dtype=dtype, device=self.device)
+        def rings(device: torch.device | str) -> Trajectories:
+            def ring(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+                return torch.zeros((capacity, *shape), dtype=dtype, device=device)
 
-        self._records = Trajectories(
-            obs=ring(n_agents, obs_size),
-            avail_actions=ring(n_agents, n_actions, dtype=torch.bool),
-            actions=ring(n_agents, dtype=torch.int64),
-            reward=ring(),
-            trend=ring(),
-            continues=ring(),
-            is_first=ring(dtype=torch.bool),
-            is_last=ring(dtype=torch.bool),
-        )
+            return Trajectories(
+                obs=ring(n_agents, obs_size),
+                avail_actions=ring(n_agents, n_actions, dtype=torch.bool),
+                actions=ring(n_agents, dtype=torch.int64),
+                reward=ring(),
+                trend=ring(),
+                continues=ring(),
+                is_first=ring(dtype=torch.bool),
+                is_last=ring(dtype=torch.bool),
+            )
+
+        self.nbytes = sum(ring.nbytes for ring in rings("meta"))
+        require("buffer of real play", self.nbytes, self.device, "replay_capacity")
+        self._records = rings(self.device)
         self._written = 0  # records ever written; the write position is this modulo the capacity
         self._episodes: deque[tuple[int, int]] = deque()  # (index of the first record ever written, length)
         self._rng = np.random.default_rng(seed)
@@ -163,10 +172,10 @@ class TrajectoryBuffer:
         return Trajectories(*(ring[at] for ring in self._records))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything written, the episode table and the sampling stream."""
+        """Everything written (views, not copies), the episode table and the sampling stream."""
         size = len(self)
         return {
-            "records": {key: ring[:size].clone() for key, ring in self._records._asdict().items()},
+            "records": {key: ring[:size] for key, ring in self._records._asdict().items()},
             "written": self._written,
             "episodes": list(self._episodes),
             "rng": self._rng.bit_generator.state,

@@ -41,6 +41,8 @@ class BatchedStep(NamedTuple):
     arrived: View  # where the step led to, before any reset: values are bootstrapped from it
     view: View  # what to act on next: as arrived, or the first view of the next episode where one ended
     info: dict[str, Tensor]  # (B,) float32 statistics of the episode, valid where it ended
+    lost: Tensor | None = None  # (B,) bool: the episode broke off and counts for nothing, this step included;
+    #                             view is the first of the next one. None where that cannot happen
 
 
 class BatchedEnv(ABC):
@@ -62,6 +64,11 @@ class BatchedEnv(ABC):
 
         ``actions`` is (B, n_agents) of any integer type. Slots that are not active stay as they are.
         """
+
+    @property
+    def worker_restarts(self) -> int:
+        """Processes replaced because they failed."""
+        return 0
 
     def state_dict(self) -> dict[str, Any]:
         """All that :meth:`load_state_dict` needs to go on identically; empty where that is impossible."""

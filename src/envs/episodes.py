@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.multiagentenv import MultiAgentEnv
+from envs.multiagentenv import EpisodeLost, MultiAgentEnv
 
 
 class RawView(NamedTuple):
@@ -21,12 +21,18 @@ class RawView(NamedTuple):
 class RawStep(NamedTuple):
     """What a step of one environment led to; as ``BatchedStep``, without the batch dimension."""
 
-    reward: np.ndarray  # (1,) or (n_agents,) float32
+    reward: np.ndarray  # (1,) or (n_agents,) float32; (1,) if lost
     terminated: bool
     truncated: bool
     arrived: RawView
     view: RawView
     info: dict[str, float]
+    lost: bool = False
+
+
+def lost_step(view: RawView) -> RawStep:
+    """What stands for the step on which an episode broke off; ``view`` is the first of the next one."""
+    return RawStep(np.zeros(1, dtype=np.float32), False, False, view, view, {}, lost=True)
 
 
 class Episodes:
@@ -36,20 +42,24 @@ class Episodes:
         self.env = env
         self._seed = seed
 
-    def reset(self) -> RawView:
-        """Starts anew from the seed."""
-        self.env.reset(seed=self._seed)
-        return self._look()
+    def reset(self, seed: int | None = None) -> RawView:
+        """Starts anew from the seed, by default the one given at first."""
+        self.env.reset(seed=self._seed if seed is None else seed)
+        return self.look()
 
     def step(self, actions: np.ndarray) -> RawStep:
         """Takes one action per agent, (n_agents,)."""
-        _, reward, terminated, truncated, info = self.env.step(actions)
+        try:
+            _, reward, terminated, truncated, info = self.env.step(actions)
+        except EpisodeLost:
+            self.env.reset()
+            return lost_step(self.look())
         if info.get("episode_limit", False):  # how environments of one flag for both ends report a time limit
             terminated, truncated = False, True
-        arrived = view = self._look()
+        arrived = view = self.look()
         if terminated or truncated:
             self.env.reset()
-            view = self._look()
+            view = self.look()
         return RawStep(
             np.array(reward, dtype=np.float32).reshape(-1),
             bool(terminated),
@@ -59,13 +69,21 @@ class Episodes:
             {key: float(value) for key, value in info.items() if isinstance(value, numbers.Real | np.bool_)},
         )
 
-    def _look(self) -> RawView:
-        """Copies, as environments may go on in the same arrays."""
+    def look(self) -> RawView:
+        """What the agents act on now. Copies, as environments may go on in the same arrays."""
         return RawView(
             np.array(self.env.get_obs(), dtype=np.float32),
             np.array(self.env.get_state(), dtype=np.float32).reshape(-1),
             np.array(self.env.get_avail_actions(), dtype=np.int32),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the environment needs to go on identically; empty where it cannot tell."""
+        return self.env.state_dict() if hasattr(self.env, "state_dict") else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a :meth:`state_dict` that is not empty."""
+        self.env.load_state_dict(state)
 
     def close(self) -> None:
         """Closes the environment."""

@@ -9,6 +9,10 @@ import numpy as np
 Info = dict[str, Any]
 
 
+class EpisodeLost(RuntimeError):
+    """The episode in progress cannot be continued: discard it. The environment can be reset."""
+
+
 class MultiAgentEnv:
     """One environment with ``n_agents`` agents that act together, for at most ``episode_limit`` steps.
 
@@ -83,6 +87,15 @@ class MultiAgentEnv:
 
     def save_replay(self) -> None:
         """Saves a replay, where the environment can."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`load_state_dict` needs to go on identically (tensors, numbers, texts, and lists and
+        dictionaries of them); empty where the simulator does not allow it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a :meth:`state_dict` that is not empty."""
         raise NotImplementedError
 
     def close(self) -> None:

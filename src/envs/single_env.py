@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,12 @@ class SingleEnv(BatchedEnv):
     def step(self, actions: Tensor, active: Tensor | None = None) -> BatchedStep:
         return stack_steps([self._episodes.step(actions[0].cpu().numpy())])
 
+    def state_dict(self) -> dict[str, Any]:
+        return self._episodes.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._episodes.load_state_dict(state)
+
     def close(self) -> None:
         self._episodes.close()
 
@@ -42,9 +49,11 @@ def stack_steps(steps: Sequence[RawStep]) -> BatchedStep:
     terminated = torch.tensor([step.terminated for step in steps])
     truncated = torch.tensor([step.truncated for step in steps])
     arrived = stack_views([step.arrived for step in steps])
-    ended = bool((terminated | truncated).any())
+    lost = torch.tensor([step.lost for step in steps])
+    ended = bool((terminated | truncated | lost).any())
+    rewards = np.broadcast_arrays(*(step.reward for step in steps))  # a lost step's has one entry only
     return BatchedStep(
-        reward=torch.from_numpy(np.stack([step.reward for step in steps])),
+        reward=torch.from_numpy(np.stack(rewards)),
         terminated=terminated,
         truncated=truncated,
         arrived=arrived,
@@ -53,4 +62,5 @@ def stack_steps(steps: Sequence[RawStep]) -> BatchedStep:
             key: torch.tensor([step.info.get(key, 0.0) for step in steps])
             for key in sorted({key for step in steps for key in step.info})
         },
+        lost=lost,
     )

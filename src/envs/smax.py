@@ -17,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View
 from envs.multiagentenv import Info, MultiAgentEnv
+from envs.smax_drawing import Units, draw
 from envs.smax_scenarios import SCENARIOS, UNIT_TYPES, Scenario
 
 # An optional part of the package replaces sys.stdout for good when it is imported, so it is not; and what the
@@ -245,6 +247,20 @@ class BatchedSMAX(BatchedEnv):
             info={key: getattr(outcome, key) for key in ("battle_won", "dead_allies", "dead_enemies")},
         )
 
+    def picture(self, slot: int) -> Image.Image:
+        """The battle in a slot as it is now."""
+        game, rules = self._battles.game, self.rules.env._env  # type: ignore[union-attr]
+        types = np.asarray(game.unit_types[slot])
+        units = Units(
+            positions=np.asarray(game.unit_positions[slot]),
+            health=np.asarray(game.unit_health[slot] * game.unit_alive[slot]) / rules.unit_type_health[types],
+            radius=np.asarray(rules.unit_type_radiuses)[types],
+            shooting=np.asarray(game.prev_attack_actions[slot]) >= rules.num_movement_actions,
+            letters=[UNIT_TYPES[kind][0].upper() for kind in types],
+            n_allies=self.rules.n_allies,
+        )
+        return draw(units, (rules.map_width, rules.map_height))
+
     def state_dict(self) -> dict[str, Any]:
         leaves = [] if self._battles is None else jax.tree.leaves(self._battles)
         return {"battles": [torch.from_numpy(np.array(leaf)) for leaf in leaves]}
@@ -254,6 +270,7 @@ class BatchedSMAX(BatchedEnv):
         if state["battles"]:
             leaves = [jnp.asarray(leaf.numpy()) for leaf in state["battles"]]
             self._battles = jax.tree.unflatten(jax.tree.structure(self._battles), leaves)
+            self._keys = self._battles.key
 
 
 class SMAXEnv(MultiAgentEnv):
@@ -286,6 +303,16 @@ class SMAXEnv(MultiAgentEnv):
             self._next = step.view
         info = {key: value.item() for key, value in step.info.items()}
         return self.get_obs(), step.reward.item(), terminated, truncated, info
+
+    def state_dict(self) -> dict[str, Any]:
+        views = {"now": self._now, "next": self._next}
+        lists = {name: None if view is None else list(view) for name, view in views.items()}
+        return {"battle": self._battle.state_dict(), **lists}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._battle.load_state_dict(state["battle"])
+        self._now = View(*state["now"])
+        self._next = None if state["next"] is None else View(*state["next"])
 
     def get_obs(self) -> np.ndarray:
         return self._now.obs[0].numpy()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
+import pickle
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess as Process
 from typing import Any
 
@@ -15,12 +18,14 @@ from torch import Tensor
 
 from envs import worker
 from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View
-from envs.episodes import RawStep, RawView
+from envs.episodes import RawStep, RawView, lost_step
 from envs.multiagentenv import MultiAgentEnv
 from envs.single_env import stack_steps, stack_views
+from utils.seeding import spawn
 
-RECEIVE_TIMEOUT = 300.0  # seconds; the first answers wait for a simulator to start or to compile
 CLOSE_TIMEOUT = 5.0  # seconds for a worker to end by itself
+
+log = logging.getLogger("marl.envs")
 
 
 class EnvWorkerError(RuntimeError):
@@ -31,56 +36,54 @@ class SubprocessEnv(BatchedEnv):
     """One process per seed, each with the environment that ``factory(seed)`` makes there.
 
     Processes are spawned, not forked, since forking a process with running threads (JAX, torch) may hang.
-    They end with this process, however it ends.
+    They end with this process, however it ends. One that fails, ends or hangs later on is replaced by another
+    with a fresh seed, and the episode it played is lost (``BatchedStep.lost``).
+
+    Args:
+        factory: makes an environment from a seed.
+        seeds: one per slot.
+        timeout: seconds to wait for an answer; the first ones wait for a simulator to start or to compile.
+        max_restarts: how often a slot's process is replaced without an episode ending there in between.
 
     Raises:
-        EnvWorkerError: from any method, when a worker fails or does not answer within ``timeout`` seconds.
+        EnvWorkerError: a worker could not be started, or failed more often than that.
     """
 
     def __init__(
         self,
         factory: Callable[[int], MultiAgentEnv],
         seeds: Sequence[int],
-        timeout: float = RECEIVE_TIMEOUT,
+        timeout: float = 300.0,
+        max_restarts: int = 5,
     ):
-        self.n_envs, self._timeout = len(seeds), timeout
-        context = multiprocessing.get_context("spawn")
-        pickled = cloudpickle.dumps(factory)
-        self._connections, self._processes = [], []
-        # Workers inherit the blocked signal, so that Ctrl-C while they start reaches this process alone.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self.n_envs, self._seeds = len(seeds), list(seeds)
+        self._timeout, self._max_restarts = timeout, max_restarts
+        self._pickled = cloudpickle.dumps(factory)
+        self._restarts = [0] * self.n_envs  # of each slot, ever
+        self._in_a_row = [0] * self.n_envs  # of each slot, since its last complete episode
+        self._views: list[RawView] = []
+        self._workers: list[_Worker] = []
         try:
             for i, seed in enumerate(seeds):
-                ours, theirs = context.Pipe()
-                process = context.Process(
-                    target=worker.serve, args=(theirs, pickled, seed), daemon=True, name=f"env-{i}"
-                )
-                process.start()
-                theirs.close()
-                self._connections.append(ours)
-                self._processes.append(process)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        self._views: list[RawView] = []
-        try:
-            self.info = EnvInfo(**self._receive_all(range(self.n_envs))[0])
+                self._workers.append(_Worker(i, self._pickled, seed))
+            self.info = [EnvInfo(**worker.receive(timeout)) for worker in self._workers][0]
         except BaseException:
             self.close()
             raise
 
+    @property
+    def worker_restarts(self) -> int:
+        return sum(self._restarts)
+
     def reset(self) -> View:
-        slots = range(self.n_envs)
-        for i in slots:
-            self._send(i, "reset")
-        self._views = self._receive_all(slots)
+        deadline = self._ask(range(self.n_envs), "reset", self._seeds)
+        self._views = [self._view(i, deadline) for i in range(self.n_envs)]
         return stack_views(self._views)
 
     def step(self, actions: Tensor, active: Tensor | None = None) -> BatchedStep:
         slots = range(self.n_envs) if active is None else active.nonzero().flatten().tolist()
-        chosen = actions.cpu().numpy()
-        for i in slots:
-            self._send(i, "step", chosen[i])
-        steps = dict(zip(slots, self._receive_all(slots), strict=True))
+        deadline = self._ask(slots, "step", actions.cpu().numpy())
+        steps = {i: self._step(i, deadline) for i in slots}
         for i, step in steps.items():
             self._views[i] = step.view
         some = next(iter(steps.values()))
@@ -89,44 +92,131 @@ class SubprocessEnv(BatchedEnv):
     def _idle(self, i: int, like: RawStep) -> RawStep:
         return RawStep(np.zeros_like(like.reward), False, False, self._views[i], self._views[i], {})
 
-    def _send(self, i: int, command: str, actions: np.ndarray | None = None) -> None:
-        try:
-            self._connections[i].send((command, actions))
-        except OSError:
-            self._receive(i)  # says why the worker is gone
-            raise
+    def _ask(self, slots: Sequence[int], command: str, content: Sequence[Any] | None = None) -> float:
+        """Sends each slot the command with its part of ``content``; returns when answers are due."""
+        for i in slots:
+            self._workers[i].send(command, None if content is None else content[i])
+        return time.monotonic() + self._timeout
 
-    def _receive_all(self, slots: Iterable[int]) -> list[Any]:
-        return [self._receive(i) for i in slots]
-
-    def _receive(self, i: int) -> Any:
+    def _view(self, i: int, deadline: float) -> RawView:
         try:
-            if not self._connections[i].poll(self._timeout):
-                raise EnvWorkerError(f"Environment worker {i} has not answered for {self._timeout:g} s.")
-            answer = self._connections[i].recv()
+            return self._workers[i].receive(deadline - time.monotonic())
+        except EnvWorkerError as error:
+            return self._replace(i, error)
+
+    def _step(self, i: int, deadline: float) -> RawStep:
+        try:
+            step: RawStep = self._workers[i].receive(deadline - time.monotonic())
+        except EnvWorkerError as error:
+            return lost_step(self._replace(i, error))
+        if step.terminated or step.truncated:
+            self._in_a_row[i] = 0
+        return step
+
+    def _replace(self, i: int, error: EnvWorkerError) -> RawView:
+        """Starts another worker in the place of one that failed; returns its first view.
+
+        It gets a fresh seed, so that it does not play the same episodes again.
+        """
+        while self._in_a_row[i] < self._max_restarts:
+            self._in_a_row[i] += 1
+            self._restarts[i] += 1
+            log.warning("%s: its episode is thrown away and a new worker takes its place", error)
+            self._workers[i].kill()
+            try:
+                seed = spawn(self._seeds[i], "restart", self._restarts[i])[-1]
+                self._workers[i] = worker = _Worker(i, self._pickled, seed)
+                worker.receive(self._timeout)  # its sizes, known already
+                worker.send("reset", seed)
+                view: RawView = worker.receive(self._timeout)
+                return view
+            except EnvWorkerError as another:
+                error = another
+        raise EnvWorkerError(
+            f"{error}; it had been replaced {self._max_restarts} times without finishing an episode in between"
+        ) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty, too, where a worker fails to tell: the next step replaces it."""
+        deadline = self._ask(range(self.n_envs), "state_dict")
+        slots = []
+        for slot in self._workers:
+            try:
+                slots.append(pickle.loads(slot.receive(deadline - time.monotonic())))
+            except EnvWorkerError:
+                slot.kill()
+                slots.append({})
+        return {"slots": slots} if all(slots) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        deadline = self._ask(
+            range(self.n_envs), "load_state_dict", [pickle.dumps(slot) for slot in state["slots"]]
+        )
+        self._views = [worker.receive(deadline - time.monotonic()) for worker in self._workers]
+
+    def close(self) -> None:
+        """Ends the processes: asks, then terminates, then kills."""
+        for slot in self._workers:
+            slot.send("close")
+        processes = [slot.process for slot in self._workers]
+        for force in (None, Process.terminate, Process.kill):
+            deadline = time.monotonic() + CLOSE_TIMEOUT
+            for process in processes:
+                if force is not None and process.is_alive():
+                    force(process)
+                process.join(max(0.0, deadline - time.monotonic()))
+        for slot in self._workers:
+            slot.connection.close()
+        self._workers = []
+
+
+class _Worker:
+    """One environment's process and this end of the pipe to it."""
+
+    def __init__(self, number: int, pickled_factory: bytes, seed: int):
+        self._number = number
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=worker.serve, args=(theirs, pickled_factory, seed), daemon=True, name=f"env-{number}"
+        )
+        # The worker inherits the blocked signal, so that Ctrl-C while it starts reaches this process alone.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        theirs.close()
+
+    def send(self, command: str, content: Any = None) -> None:
+        """Sends a command; whether the worker is there to get it, the answer tells."""
+        with contextlib.suppress(OSError):
+            self.connection.send((command, content))
+
+    def receive(self, timeout: float) -> Any:
+        """The next answer.
+
+        Raises:
+            EnvWorkerError: none within ``timeout`` seconds, or the worker failed.
+        """
+        try:
+            if not self.connection.poll(max(0.0, timeout)):
+                raise EnvWorkerError(f"Environment worker {self._number} does not answer")
+            answer = self.connection.recv()
         except (EOFError, OSError):
-            self._processes[i].join(CLOSE_TIMEOUT)
-            code = self._processes[i].exitcode
-            raise EnvWorkerError(f"Environment worker {i} ended unexpectedly (exit code {code}).") from None
+            self.process.join(CLOSE_TIMEOUT)
+            code = self.process.exitcode
+            raise EnvWorkerError(
+                f"Environment worker {self._number} ended unexpectedly (exit code {code})"
+            ) from None
         if isinstance(answer, worker.Failure):
-            error = EnvWorkerError(f"Environment worker {i} failed with {answer.message}")
+            error = EnvWorkerError(f"Environment worker {self._number} failed with {answer.message}")
             error.add_note(answer.traceback)
             raise error
         return answer
 
-    def close(self) -> None:
-        """Ends the processes: asks, then terminates, then kills."""
-        for connection in self._connections:
-            try:
-                connection.send(("close", None))
-            except OSError:  # it is gone already
-                continue
-        for force in (None, Process.terminate, Process.kill):
-            deadline = time.monotonic() + CLOSE_TIMEOUT
-            for process in self._processes:
-                if force is not None and process.is_alive():
-                    force(process)
-                process.join(max(0.0, deadline - time.monotonic()))
-        for connection in self._connections:
-            connection.close()
-        self._connections, self._processes = [], []
+    def kill(self) -> None:
+        """Ends the process whatever it is doing."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import pickle
 import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from envs.episodes import Episodes, info_of
 
@@ -23,7 +25,7 @@ class Failure(NamedTuple):
 
 
 def serve(connection: Connection, pickled_factory: bytes, seed: int) -> None:
-    """Makes the environment, sends its sizes, then answers commands: "reset", "step", "close".
+    """Makes the environment, sends its sizes, then answers commands until "close".
 
     Ends with the parent: it is killed with it where the system can do that, and otherwise notices that the
     other end of the pipe is gone. Interrupts from the keyboard are the parent's business.
@@ -31,17 +33,34 @@ def serve(connection: Connection, pickled_factory: bytes, seed: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it ended before it could be watched
+            return
     try:
         env = pickle.loads(pickled_factory)(seed)
         episodes = Episodes(env, seed)
         connection.send(info_of(env))
         while True:
-            command, actions = connection.recv()
+            command, content = connection.recv()
             if command == "close":
                 break
-            connection.send(episodes.reset() if command == "reset" else episodes.step(actions))
+            connection.send(_answer(episodes, command, content))
         episodes.close()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:
         connection.send(Failure(f"{type(error).__name__}: {error}", traceback.format_exc()))
+
+
+def _answer(episodes: Episodes, command: str, content: Any) -> Any:
+    match command:
+        case "step":
+            return episodes.step(content)
+        case "reset":
+            return episodes.reset(content)
+        case "state_dict":  # pickled here: a pipe would share the tensors' memory between the processes
+            return pickle.dumps(episodes.state_dict())
+        case "load_state_dict":
+            episodes.load_state_dict(pickle.loads(content))
+            return episodes.look()
+    raise ValueError(f"an environment's process knows no command {command!r}")

@@ -9,7 +9,7 @@ from torch import Tensor
 from components.episode_buffer import EpisodeBatch
 from components.imagination import StartStates, imagine
 from components.optimisers import MuonAdam
-from components.pseudo_buffer import PseudoBuffer
+from components.pseudo_buffer import ImaginedSizes, PseudoBuffer
 from components.trajectory_buffer import Trajectories, TrajectoryBuffer
 from controllers.basic_controller import BasicMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
@@ -77,12 +77,25 @@ class GAWMLearner:
             spawn(config.seed, "learner", 1)[0],
             config.device,
         )
-        self.pseudo = PseudoBuffer(config.pseudo_rounds)
+        self.pseudo = PseudoBuffer(config.pseudo_rounds, self._imagined_sizes(), config.device)
+        self.buffers = {"real play": self.trajectories, "imagined play": self.pseudo}
         self.wm_clock = Ratio(
             config.wm_steps_per_update, config.wm_early_steps, config.wm_early_steps_per_update
         )
         self.policy_clock = Ratio(config.policy_steps_per_round)
         self.log_clock = Every(config.learner_log_interval)
+
+    def _imagined_sizes(self) -> ImaginedSizes:
+        config = self.config
+        return ImaginedSizes(
+            trajectories=config.imagination_starts,
+            horizon=config.imagination_horizon,
+            n_agents=config.n_agents,
+            obs_size=config.obs_shape,
+            n_actions=config.n_actions,
+            hidden_size=self.mac.initial_hidden(1).shape[-1],
+            feature_size=self.world_model.feature_size,
+        )
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """Store fresh episodes and make all updates that are due at ``t_env``."""

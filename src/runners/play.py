@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from envs.batched_env import BatchedEnv, View
 from runners.acting import Actor
 from runners.recording import EpisodeStatistics, Recorder
+
+
+Watch = Callable[[BatchedEnv, Tensor], None]
+
+
+class Played(NamedTuple):
+    """What became of one step of the active slots, each (B,) bool."""
+
+    ended: Tensor  # its episode is complete
+    lost: Tensor  # its episode broke off and counts for nothing; neither was the step taken
+
+    def steps(self, active: Tensor) -> int:
+        """Environment steps taken in the ``active`` slots."""
+        return int((active & ~self.lost).sum())
 
 
 class Play:
@@ -18,53 +34,81 @@ class Play:
         self, env: BatchedEnv, actor: Actor, statistics: EpisodeStatistics, recorder: Recorder | None = None
     ):
         self.env, self.actor, self.statistics, self.recorder = env, actor, statistics, recorder
+        self.watch: Watch | None = None  # is shown the environment and the active slots before each step
+        self.lost_episodes = self.lost_steps = 0
         self._view: View | None = None  # what to act on next; None before the first episodes
 
-    def step(self, active: Tensor, t_env: int, test_mode: bool = False) -> Tensor:
-        """Steps the ``active`` slots (B,) bool once; returns the slots (B,) bool whose episode ended."""
+    def step(self, active: Tensor, t_env: int, test_mode: bool = False) -> Played:
+        """Steps the ``active`` slots (B,) bool once."""
         if self._view is None:
             self._view = self.env.reset()
             self.actor.start()
+        if self.watch is not None:
+            self.watch(self.env, active)
         view = self._view
         actions = self.actor.act(view, active, t_env, test_mode)
         step = self.env.step(actions, active)
-        if self.recorder is not None:
-            self.recorder.add(view, actions, step, active)
-        self.statistics.add(step, active)
         self._view = step.view
-        ended = (step.terminated | step.truncated) & active
-        if ended.any():
-            self.actor.restart(ended)
-        return ended
+        lost = torch.zeros_like(active) if step.lost is None else step.lost & active
+        if lost.any():
+            self._give_up(lost)
+        taken = active & ~lost
+        if self.recorder is not None:
+            self.recorder.add(view, actions, step, taken)
+        self.statistics.add(step, taken)
+        ended = (step.terminated | step.truncated) & taken
+        if (ended | lost).any():
+            self.actor.restart(ended | lost)
+        return Played(ended, lost)
+
+    def _give_up(self, slots: Tensor) -> None:
+        """Forgets the running episodes in ``slots`` (B,) bool."""
+        self.lost_episodes += int(slots.sum())
+        self.statistics.drop(slots)
+        if self.recorder is not None:
+            self.lost_steps += self.recorder.drop(slots)
 
     def one_episode_each(self, active: Tensor, t_env: int, test_mode: bool = False) -> int:
-        """One episode in each ``active`` slot, all starting together; returns the steps taken in total."""
-        self.actor.start()
+        """One episode in each ``active`` slot, all starting together; returns the steps taken in total.
+
+        Slots that lose their episode play another one together, after the others.
+        """
         taken = 0
         while active.any():
-            ended = self.step(active, t_env + taken, test_mode)
-            taken += int(active.sum())
-            active = active & ~ended
+            self.actor.start()
+            playing, again = active, torch.zeros_like(active)
+            while playing.any():
+                played = self.step(playing, t_env + taken, test_mode)
+                taken += played.steps(playing)
+                playing = playing & ~played.ended & ~played.lost
+                again |= played.lost
+            active = again
         return taken
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on; without the environment's part where that cannot be saved."""
         return {
-            "env": self.env.state_dict(),
+            "env": {} if self._view is None else self.env.state_dict(),
             "view": None if self._view is None else tuple(self._view),
             "actor": self.actor.state_dict(),
             "statistics": self.statistics.state_dict(),
+            "lost": (self.lost_episodes, self.lost_steps),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a :meth:`state_dict`; with new episodes where the environment's part is missing."""
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Goes on from a :meth:`state_dict`.
+
+        Returns:
+            False where the environment's part is missing: running episodes are given up then, and the
+            environment's first episodes follow.
+        """
         self.statistics.load_state_dict(state["statistics"])
-        if state["env"] and state["view"] is not None:
+        self.lost_episodes, self.lost_steps = state["lost"]
+        if state["env"]:
             self.env.load_state_dict(state["env"])
             self.actor.load_state_dict(state["actor"])
             self._view = View(*state["view"])
-            return
+            return True
         self._view = None
-        self.statistics.drop_running()
-        if self.recorder is not None:
-            self.recorder.drop_running()
+        self._give_up(torch.ones(self.env.n_envs, dtype=torch.bool))
+        return False

@@ -54,11 +54,13 @@ class Recorder:
         """The ``n`` oldest complete episodes."""
         return concat([self._complete.popleft() for _ in range(n)])
 
-    def drop_running(self) -> None:
-        """Forgets what was recorded of episodes that are not complete."""
+    def drop(self, slots: Tensor) -> int:
+        """Forgets what was recorded of the running episodes in ``slots`` (B,) bool; returns their steps."""
+        dropped = int(self._t[slots].sum())
         for field in self._running.data.transition_data.values():
-            field.zero_()
-        self._t.zero_()
+            field[slots] = 0
+        self._t[slots] = 0
+        return dropped
 
     def state_dict(self) -> dict[str, Any]:
         """Running and complete episodes."""
@@ -77,7 +79,7 @@ class EpisodeStatistics:
     """Returns, lengths and environment's statistics of ended episodes, logged under EPyMARL's names."""
 
     def __init__(self, prefix: str, n_slots: int, reward_size: int):
-        self._prefix = prefix
+        self.prefix = prefix
         self._running_return = torch.zeros(n_slots, reward_size, dtype=torch.float64)
         self._running_length = torch.zeros(n_slots, dtype=torch.long)
         self.clear()
@@ -85,7 +87,7 @@ class EpisodeStatistics:
     def clear(self) -> None:
         """Forgets the ended episodes."""
         self._returns: list[list[float]] = []
-        self._sums: dict[str, float] = {}
+        self._values: dict[str, list[float]] = {}
 
     @property
     def n_episodes(self) -> int:
@@ -101,14 +103,20 @@ class EpisodeStatistics:
             ended = {key: value[slot].item() for key, value in step.info.items()}
             ended["ep_length"] = self._running_length[slot].item()
             for key, value in ended.items():
-                self._sums[key] = self._sums.get(key, 0.0) + value
+                self._values.setdefault(key, []).append(value)
             self._running_return[slot] = 0
             self._running_length[slot] = 0
 
-    def drop_running(self) -> None:
-        """Forgets the steps of episodes that have not ended."""
-        self._running_return.zero_()
-        self._running_length.zero_()
+    def drop(self, slots: Tensor) -> None:
+        """Forgets the steps of the running episodes in ``slots`` (B,) bool."""
+        self._running_return[slots] = 0
+        self._running_length[slots] = 0
+
+    def per_episode(self) -> dict[str, np.ndarray]:
+        """Of the ended episodes, in the order in which they ended: ``return``, summed over agents where each
+        has its own, ``ep_length``, and what the environment told, such as ``battle_won``; each (episodes,)."""
+        named = {"return": np.array(self._returns).sum(axis=1)} if self._returns else {}
+        return named | {key: np.array(values) for key, values in self._values.items()}
 
     def log(self, logger: Any, t_env: int) -> None:
         """Logs the means over the ended episodes and forgets them; nothing if there are none."""
@@ -120,10 +128,10 @@ class EpisodeStatistics:
             named = {f"agent_{i}_return": column for i, column in enumerate(returns.T)}
             named["total_return"] = returns.sum(axis=1)
         for name, values in named.items():
-            logger.log_stat(f"{self._prefix}{name}_mean", float(values.mean()), t_env)
-            logger.log_stat(f"{self._prefix}{name}_std", float(values.std()), t_env)
-        for name, total in self._sums.items():
-            logger.log_stat(f"{self._prefix}{name}_mean", total / len(returns), t_env)
+            logger.log_stat(f"{self.prefix}{name}_mean", float(values.mean()), t_env)
+            logger.log_stat(f"{self.prefix}{name}_std", float(values.std()), t_env)
+        for name, ended in self._values.items():
+            logger.log_stat(f"{self.prefix}{name}_mean", sum(ended) / len(returns), t_env)
         self.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,11 +140,12 @@ class EpisodeStatistics:
             "running_return": self._running_return,
             "running_length": self._running_length,
             "returns": self._returns,
-            "sums": self._sums,
+            "values": self._values,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a :meth:`state_dict`."""
         self._running_return.copy_(state["running_return"])
         self._running_length.copy_(state["running_length"])
-        self._returns, self._sums = list(state["returns"]), dict(state["sums"])
+        self._returns = list(state["returns"])
+        self._values = {key: list(values) for key, values in state["values"].items()}

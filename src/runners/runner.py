@@ -13,7 +13,7 @@ from components.episode_buffer import Device, EpisodeBatch, Preprocess, Scheme
 from envs import make_batched
 from envs.batched_env import BatchedEnv
 from runners.acting import WindowActor, make_actor
-from runners.play import Play
+from runners.play import Play, Watch
 from runners.recording import EpisodeStatistics, Recorder
 from utils.seeding import spawn
 from utils.typed_args import read
@@ -58,6 +58,7 @@ class Runner:
         self.t_env = 0  # training steps taken, in all slots together
         self._test_env: BatchedEnv | None = None
         self._logged_at: int | None = None  # t_env of the last record of training episodes
+        self._restarts_before = 0  # workers replaced before this run was resumed
 
     def get_env_info(self) -> dict[str, int]:
         """Sizes of the environment, under EPyMARL's names."""
@@ -96,8 +97,7 @@ class Runner:
         everyone = torch.ones(self.batch_size, dtype=torch.bool)
         if isinstance(self._play.actor, WindowActor):
             while len(self._recorder) < self.batch_size:
-                self._play.step(everyone, self.t_env)
-                self.t_env += self.batch_size
+                self.t_env += self._play.step(everyone, self.t_env).steps(everyone)
         else:
             self.t_env += self._play.one_episode_each(everyone, self.t_env)
         self._log()
@@ -110,21 +110,53 @@ class Runner:
         selector = getattr(self.mac, "action_selector", None)
         if selector is not None and hasattr(selector, "epsilon"):
             self.logger.log_stat("epsilon", selector.epsilon, self.t_env)
+        restarts = self._restarts_before + self.env.worker_restarts
+        for name, count in (("worker_restarts", restarts), ("lost_episodes", self._play.lost_episodes)):
+            if count:
+                self.logger.log_stat(name, count, self.t_env)
         self._logged_at = self.t_env
 
     def _test(self) -> None:
         """The same seeds at each test, and no trace in training's environments and random numbers."""
-        n_slots = {"episode": 1, "parallel": self.batch_size, "vector": MAX_TEST_SLOTS}[self.config.runner]
-        n_slots = min(n_slots, self.config.test_nepisode)
+        n_slots = self._test_slots(self.config.test_nepisode)
         if self._test_env is None:
             self._test_env = make_batched(self.args, spawn(self.config.seed, "test_env", n_slots))
         play = self._make_play(self._test_env, self.mac, "test_")
-        with torch.random.fork_rng():
-            torch.manual_seed(spawn(self.config.seed, "test_exploration", 1)[0])
-            for first in range(0, self.config.test_nepisode, n_slots):
-                active = torch.arange(first, first + n_slots) < self.config.test_nepisode
-                play.one_episode_each(active, self.t_env, test_mode=True)
+        self._play_tests(play, self.config.test_nepisode, "test_exploration")
         play.statistics.log(self.logger, self.t_env)
+
+    @torch.no_grad()
+    def play_episodes(
+        self, n: int, stream: str, prefix: str = "", watch: Watch | None = None
+    ) -> EpisodeStatistics:
+        """Plays ``n`` test episodes in environments made for them and returns their statistics.
+
+        Args:
+            n: episodes.
+            stream: name of the random stream that their seeds are spawned from.
+            prefix: of the names under which the statistics would be logged.
+            watch: is shown the environments and the slots that play, (B,) bool, before each step.
+        """
+        env = make_batched(self.args, spawn(self.config.seed, f"{stream}_env", self._test_slots(n)))
+        try:
+            play = self._make_play(env, self.mac, prefix)
+            play.watch = watch
+            self._play_tests(play, n, f"{stream}_exploration")
+        finally:
+            env.close()
+        return play.statistics
+
+    def _test_slots(self, n: int) -> int:
+        """Slots in which ``n`` test episodes are played."""
+        most = {"episode": 1, "parallel": self.batch_size, "vector": MAX_TEST_SLOTS}[self.config.runner]
+        return min(most, n)
+
+    def _play_tests(self, play: Play, n: int, stream: str) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(spawn(self.config.seed, stream, 1)[0])
+            for first in range(0, n, play.env.n_envs):
+                active = torch.arange(first, first + play.env.n_envs) < n
+                play.one_episode_each(active, self.t_env, test_mode=True)
 
     def close_env(self) -> None:
         """Frees what the environments hold."""
@@ -137,13 +169,18 @@ class Runner:
         return {
             "t_env": self.t_env,
             "logged_at": self._logged_at,
+            "restarts": self._restarts_before + self.env.worker_restarts,
             "recorder": self._recorder.state_dict(),
             "play": self._play.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a :meth:`state_dict`, after :meth:`setup`. Where the environments could not be saved,
-        running episodes are given up and new ones start."""
+        running episodes are given up and new ones start, from fresh seeds."""
         self.t_env, self._logged_at = state["t_env"], state["logged_at"]
+        self._restarts_before = state["restarts"]
         self._recorder.load_state_dict(state["recorder"])
-        self._play.load_state_dict(state["play"])
+        if not self._play.load_state_dict(state["play"]):
+            self.env.close()
+            seeds = spawn(self.config.seed, f"env from step {self.t_env}", self.batch_size)
+            self.env = self._play.env = make_batched(self.args, seeds)

@@ -5,8 +5,9 @@ Nothing here imports torch, jax or sacred, so that a mistake is answered at once
 
 import argparse
 import ast
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,10 +22,13 @@ WORDS = {"null": None, "none": None, "true": True, "false": False}
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for; ``assignments`` are the key=value pairs behind ``with``."""
+    """What the command line asks for; ``assignments`` are the key=value pairs behind ``with``.
 
-    alg: str
-    env: str
+    Both names may be missing where a run to go on with is named: ``with resume=DIRECTORY``.
+    """
+
+    alg: str | None
+    env: str | None
     assignments: tuple[tuple[str, str], ...]
 
 
@@ -45,10 +49,14 @@ def parse_command_line(argv: list[str]) -> Request:
     parser.add_argument("--env-config", metavar="ENV", help=f"environment: {', '.join(available('envs'))}")
     parser.add_argument("rest", nargs="*", metavar="with key=value ...", help="changes of the configuration")
     given = parser.parse_intermixed_args(argv)
+    assignments = tuple(_assignments(given.rest))
+    named = [value for key, value in assignments if key == "resume" and value.lower() not in WORDS]
+    if named and given.config is None and given.env_config is None:
+        return Request(None, None, assignments)
     return Request(
         alg=_known("algs", "algorithm", "--config", given.config),
         env=_known("envs", "environment", "--env-config", given.env_config),
-        assignments=tuple(_assignments(given.rest)),
+        assignments=assignments,
     )
 
 
@@ -94,15 +102,30 @@ def compose(request: Request) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for layer in ("default", f"envs/{request.env}", f"algs/{request.alg}"):
         config = _merge(config, load(CONFIG_DIR / f"{layer}.yaml"))
+    return change(config, request.assignments)
+
+
+def change(config: dict[str, Any], assignments: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return the checked configuration ``config`` with values replaced.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or out of its range.
+    """
+    config = copy.deepcopy(config)
     constraints = Constraints(load(CONFIG_DIR / "constraints.yaml"))
     defaults = flatten(config)
-    for path, raw in request.assignments:
+    for path, raw in assignments:
         default = _default_of(path, defaults)
         _assign(config, path, constraints.check(path, _value(raw, default), default))
     for path, value in flatten(config).items():
         if constraints.names(path):
             _assign(config, path, constraints.check(path, value, defaults.get(path)))
     return config
+
+
+def may_change() -> set[str]:
+    """Return the paths whose values a resumed run may change."""
+    return set(load(CONFIG_DIR / "constraints.yaml")["resumable"])
 
 
 class _Loader(yaml.SafeLoader):
@@ -213,3 +236,8 @@ def map_name(config: Mapping[str, Any]) -> str:
     env_args = config["env_args"]
     name = env_args.get("map_name") or env_args.get("key") or config["env"]
     return re.sub(r"[^\w.-]+", "_", str(name))
+
+
+def run_folder(config: Mapping[str, Any]) -> Path:
+    """Return the folder of the run directories 1, 2, 3, ... of this algorithm on this task."""
+    return Path(config["local_results_path"], "sacred", config["name"], map_name(config))

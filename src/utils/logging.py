@@ -1,4 +1,4 @@
-"""Metrics to Sacred and TensorBoard, messages to the console."""
+"""Metrics to the run's journal and TensorBoard, messages to the console."""
 
 import logging
 import shutil
@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from records.journal import Journal
+
 RECENT = 5  # values of a metric that the console's figure is the mean of
 CELL = 38  # characters of one figure on the console
 
@@ -15,32 +17,33 @@ CELL = 38  # characters of one figure on the console
 class Logger:
     """What learners and runners log through.
 
-    ``stats`` keeps the last few ``(t, value)`` of every metric; the whole series go to Sacred and
+    ``stats`` keeps the last few ``(t, value)`` of every metric; the whole series go to the journal and
     TensorBoard.
     """
 
     def __init__(self, console_logger: logging.Logger) -> None:
         self.console_logger = console_logger
         self.stats: dict[str, deque[tuple[int, float]]] = defaultdict(lambda: deque(maxlen=RECENT))
-        self._sacred_run: Any = None
+        self._journal: Journal | None = None
         self._tb_writer: Any = None
 
-    def setup_sacred(self, run: Any) -> None:
-        """Record every metric in the Sacred run ``run``."""
-        self._sacred_run = run
+    def setup_journal(self, journal: Journal) -> None:
+        """Record every metric in ``journal``."""
+        self._journal = journal
 
-    def setup_tb(self, directory: str) -> None:
-        """Write every metric to TensorBoard event files in ``directory``."""
+    def setup_tb(self, directory: str, after: int = 0) -> None:
+        """Write every metric to TensorBoard event files in ``directory``; what is there of later steps than
+        ``after``, from before the run was resumed, is not shown."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import and rarely asked for
 
-        self._tb_writer = SummaryWriter(directory)
+        self._tb_writer = SummaryWriter(directory, purge_step=after + 1 if after else None)
 
     def log_stat(self, key: str, value: float | Tensor, t: int) -> None:
         """Record a value (a number or one-element tensor) of the metric ``key`` at environment step ``t``."""
         number = float(value)
         self.stats[key].append((t, number))
-        if self._sacred_run is not None:
-            self._sacred_run.log_scalar(key, number, t)
+        if self._journal is not None:
+            self._journal.metric(key, t, number)
         if self._tb_writer is not None:
             self._tb_writer.add_scalar(key, number, t)
 

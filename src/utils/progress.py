@@ -16,13 +16,16 @@ WINDOW = 60.0  # seconds over which the speed is measured
 
 
 class Progress:
-    """Shows environment steps of the total, steps per second, time left and the last test's result."""
+    """Shows environment steps of the total, steps per second, time left and the last test's result.
 
-    def __init__(self, total: int, console_logger: logging.Logger) -> None:
+    ``start`` is the number of steps that a resumed run begins with.
+    """
+
+    def __init__(self, total: int, console_logger: logging.Logger, start: int = 0) -> None:
         self.total = total
         self._log = console_logger
         self._result = ""
-        self._marks = deque([(time.monotonic(), 0)])
+        self._marks = deque([(time.monotonic(), start)])
         self._bar: Bar | None = None
         if sys.stderr.isatty():
             self._bar = Bar(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True))

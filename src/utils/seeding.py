@@ -5,6 +5,7 @@ neighbouring environments within a run, share nothing.
 """
 
 import random
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -33,6 +34,34 @@ def seed_global_generators(seed: int) -> None:
     random.seed(spawn(seed, "python", 1)[0])
     np.random.seed(spawn(seed, "numpy", 1)[0])
     torch.manual_seed(spawn(seed, "torch", 1)[0])
+
+
+class GlobalGenerators:
+    """The state of the generators that :func:`seed_global_generators` seeds, torch's on every GPU included."""
+
+    def state_dict(self) -> dict[str, Any]:
+        import torch
+
+        numpy_state: Any = np.random.get_state(legacy=False)
+        words = torch.from_numpy(numpy_state["state"]["key"].copy())
+        return {
+            "python": random.getstate(),
+            "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": words}},
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where ``state_dict`` was taken."""
+        import torch
+
+        version, words, gauss = state["python"]
+        random.setstate((version, tuple(words), gauss))
+        inner = state["numpy"]["state"]
+        np.random.set_state({**state["numpy"], "state": {**inner, "key": inner["key"].numpy()}})
+        torch.set_rng_state(state["torch"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def draw_seed() -> int:

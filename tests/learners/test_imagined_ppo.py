@@ -14,7 +14,7 @@ from components.imagination import (
     masked_log_softmax,
     sample_categorical,
 )
-from components.pseudo_buffer import Imagined, PseudoBuffer
+from components.pseudo_buffer import Imagined, ImaginedSizes, PseudoBuffer
 from controllers.basic_controller import BasicMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
 from modules.world_models.world_model import LatentState, Prediction, WorldModel, WorldModelConfig
@@ -275,7 +275,11 @@ def test_the_pseudo_buffer_keeps_the_last_rounds() -> None:
     torch.manual_seed(0)
     model, mac = make_model(), make_mac()
     rounds = [imagine(model, mac, make_start(model), HORIZON) for _ in range(3)]
-    buffer, twin = PseudoBuffer(2), PseudoBuffer(2)
+    hidden_size, feature_size = rounds[0].actor_hidden.shape[-1], rounds[0].features.shape[-1]
+    sizes = ImaginedSizes(
+        len(rounds[0].obs), HORIZON, N_AGENTS, OBS, ACTIONS, hidden_size=hidden_size, feature_size=feature_size
+    )
+    buffer, twin = PseudoBuffer(2, sizes), PseudoBuffer(2, sizes)
     buffer.insert(rounds[0])
     assert torch.equal(buffer.all().obs, rounds[0].obs)
     buffer.insert(rounds[1])

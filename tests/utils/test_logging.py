@@ -2,24 +2,19 @@ import logging
 
 import torch
 
+from records.journal import Journal, read_journal
 from utils.logging import RECENT, Logger
 
 
-class Record:
-    def __init__(self) -> None:
-        self.points: list[tuple[str, float, int]] = []
-
-    def log_scalar(self, key: str, value: float, t: int) -> None:
-        self.points.append((key, value, t))
-
-
-def test_every_value_reaches_sacred_as_a_plain_float():
-    logger, record = Logger(logging.getLogger("test")), Record()
-    logger.setup_sacred(record)
+def test_every_value_reaches_the_journal_as_a_plain_float(tmp_path):
+    logger = Logger(logging.getLogger("test"))
+    logger.setup_journal(Journal.create(tmp_path, config={}))
     logger.log_stat("loss", torch.tensor(0.5), 10)
     logger.log_stat("return_mean", 2, 20)
-    assert record.points == [("loss", 0.5, 10), ("return_mean", 2.0, 20)]
-    assert all(type(value) is float for _, value, _ in record.points)
+    metrics = read_journal(tmp_path).metrics
+    assert (metrics["loss"].steps, metrics["loss"].values) == ([10], [0.5])
+    assert (metrics["return_mean"].steps, metrics["return_mean"].values) == ([20], [2.0])
+    assert all(type(value) is float for series in metrics.values() for value in series.values)
 
 
 def test_only_recent_values_are_kept():

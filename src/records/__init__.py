@@ -1,0 +1,1 @@
+"""Records of runs: the journal each run writes, its copies, and what is asked of them."""

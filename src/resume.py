@@ -1,0 +1,96 @@
+"""Which run a command with ``resume`` goes on with, told from the records alone."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+from records.journal import DamagedRecord, Record, read_journal
+from utils.config import flatten, may_change, run_folder
+from utils.constraints import ConfigError
+
+LOCK = "lock"  # file of a run directory that a living run holds locked
+
+
+def lock(directory: Path) -> bool:
+    """Make this process the one that runs in ``directory`` until it ends; False if another one does."""
+    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    return True
+
+
+def record_of(directory: Path) -> Record:
+    """Return the record in ``directory``.
+
+    Raises:
+        ConfigError: it is no run directory, or its record can't be read.
+    """
+    try:
+        return read_journal(directory)
+    except DamagedRecord as error:
+        raise ConfigError(str(error)) from error
+
+
+def choose(config: dict[str, Any]) -> Path:
+    """Return the directory of the run that ``config["resume"]`` asks for, locked for this process.
+
+    Raises:
+        ConfigError: there is none, it is finished or still running, or it has another configuration.
+    """
+    wanted = config["resume"]
+    if wanted is True:
+        return _newest_unfinished(config)
+    directory = Path(str(wanted)).absolute()
+    record = record_of(directory)
+    objection = _difference(config, record, directory) or _finished(config, record, directory)
+    if objection is not None:
+        raise ConfigError(objection)
+    if not lock(directory):
+        raise ConfigError(f"{directory} is still running.")
+    return directory
+
+
+def _newest_unfinished(config: dict[str, Any]) -> Path:
+    folder = run_folder(config)
+    runs = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    objections = []
+    for directory in sorted(runs, key=lambda path: int(path.name), reverse=True):
+        try:
+            record = read_journal(directory)
+        except DamagedRecord:
+            continue  # it was killed before it began
+        objection = _difference(config, record, directory) or _finished(config, record, directory)
+        if objection is None:
+            if lock(directory):
+                return directory
+            objection = f"{directory} is still running."
+        objections.append(objection)
+    newest = f" {objections[0]}" if objections else ""
+    raise ConfigError(
+        f"There is no unfinished run of this configuration in {folder}; leave resume=True out to start one.{newest}"
+    )
+
+
+def _difference(config: dict[str, Any], record: Record, directory: Path) -> str | None:
+    then, now = flatten(record.config), flatten(config)
+    free = may_change() | ({"seed"} if config["seed"] is None else set())
+    keys = [key for key in sorted(then.keys() | now.keys()) if key not in free]
+    differing = [
+        f"{key} ({then.get(key)!r} then, {now.get(key)!r} now)" for key in keys if then.get(key) != now.get(key)
+    ]
+    if not differing:
+        return None
+    return f"{directory} was started with another configuration, which differs in {', '.join(differing)}."
+
+
+def _finished(config: dict[str, Any], record: Record, directory: Path) -> str | None:
+    if record.status != "COMPLETED" or record.ended is None:
+        return None
+    steps = (record.ended.get("result") or {}).get("t_env", 0)
+    if steps < config["t_max"]:
+        return None
+    return f"{directory} is finished: it took {steps} steps. Raise t_max to train on."

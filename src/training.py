@@ -1,0 +1,214 @@
+"""The loop of a run: collect episodes, store them, make the updates that are due, test, log, save."""
+
+import time
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from checkpoints import CheckpointError, CheckpointStore
+from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
+from records.journal import Journal
+from utils import interrupts
+from utils.clocks import Every, Ratio
+from utils.logging import Logger
+from utils.progress import Progress
+from utils.seeding import GlobalGenerators
+
+
+@dataclass
+class Parts:
+    """What a run is made of; the configuration names the classes of ``runner``, ``mac`` and ``learner``."""
+
+    runner: Any
+    buffer: ReplayBuffer | OnPolicyBuffer
+    mac: Any
+    learner: Any
+
+    def stateful(self) -> dict[str, Any]:
+        """The parts that a checkpoint holds a file of; together they hold all networks."""
+        return {"runner": self.runner, "buffer": self.buffer, "learner": self.learner}
+
+    def unsaveable(self) -> list[str]:
+        """Names of the parts that can't tell their state, such as a learner written for EPyMARL: a run of
+        theirs can't be resumed."""
+        return [name for name, part in self.stateful().items() if not hasattr(part, "load_state_dict")]
+
+
+class Training:
+    """Drives ``parts`` until ``t_max``; metrics go through ``logger``, policies and states to ``checkpoints``.
+
+    ``journal`` is where the logger's metrics go: a checkpoint notes how many of them it knows of.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        args: SimpleNamespace,
+        logger: Logger,
+        progress: Progress,
+        checkpoints: CheckpointStore,
+        journal: Journal,
+    ) -> None:
+        self.parts = parts
+        self.args = args
+        self.logger = logger
+        self.progress = progress
+        self.checkpoints = checkpoints
+        self.journal = journal
+        self.updates = Ratio(args.steps_per_update)
+        self.tests = Every(args.test_interval)
+        self.logs = Every(args.log_interval, first=args.log_interval)
+        self.saves = Every(args.checkpoint_interval, first=args.checkpoint_interval)
+        self.saved_at = time.monotonic()
+        self.episode = 0
+        self.best: float | None = None
+        self.final: dict[str, float] = {}
+
+    @property
+    def t_env(self) -> int:
+        """Environment steps taken."""
+        return self.parts.runner.t_env
+
+    def run(self) -> None:
+        """Train until ``t_max``, with a test before and after."""
+        while self.t_env < self.args.t_max:
+            self._at_intervals()
+            episodes = self.parts.runner.run(test_mode=False)
+            self.parts.buffer.insert_episode_batch(episodes)
+            self.episode += episodes.batch_size
+            self._learn()
+            self.progress.update(self.t_env)
+            interrupts.check()
+            if self._save_is_due():
+                self._save()
+        self._finish()
+
+    def _learn(self) -> None:
+        """Make the updates that are due; those that come due before there is data are dropped."""
+        due = self.updates.due(self.t_env)
+        buffer = self.parts.buffer
+        if isinstance(buffer, OnPolicyBuffer):
+            if due:
+                self._train(buffer.take())
+        elif buffer.can_sample(self.args.batch_size):
+            for _ in range(due):
+                self._train(buffer.sample(self.args.batch_size))
+
+    def _train(self, batch: EpisodeBatch) -> None:
+        filled = batch[:, : int(batch.max_t_filled())]
+        self.parts.learner.train(filled.to(self.args.device), self.t_env, self.episode)
+
+    def _at_intervals(self) -> None:
+        if self.tests.due(self.t_env):
+            self._test()
+        if self.logs.due(self.t_env):
+            self._log()
+
+    def _finish(self) -> None:
+        """The last test, and the final ones. The state is saved first: a run that goes on from here, since it
+        was killed or ``t_max`` was raised, makes them in its turn."""
+        self._save()
+        self._test()
+        self._log()
+        if self.args.final_test_nepisode:
+            self._final_tests()
+
+    def _test(self) -> None:
+        self.parts.runner.run(test_mode=True)
+        what, value = self._score("test_")
+        self.progress.tested(what, value)
+        if self.best is None or value >= self.best:  # of equals, the one that has learnt for longer
+            self.best = value
+            self._save_best(what)
+
+    def _score(self, prefix: str) -> tuple[str, float]:
+        """Return the name and value of a test's win rate, or of its return where nothing is won."""
+        win_rate = self.logger.last(f"{prefix}battle_won_mean")
+        if win_rate is not None:
+            return "win rate", win_rate
+        value = self.logger.last(f"{prefix}return_mean")
+        if value is None:
+            raise RuntimeError(
+                f"the runner's test logged neither {prefix}battle_won_mean nor {prefix}return_mean"
+            )
+        return "return", value
+
+    def _final_tests(self) -> None:
+        """Test the last policy and the best one on the same battles, which no test before has seen."""
+        self._final_test("last", self.t_env)
+        best = self.checkpoints.best
+        if best is not None:
+            self.parts.mac.load_models(str(best.policy))
+            self._final_test("best", best.step)
+
+    def _final_test(self, which: str, step: int) -> None:
+        prefix = f"final_{which}_"
+        played = self.parts.runner.play_episodes(self.args.final_test_nepisode, "final_test", prefix)
+        played.log(self.logger, step)
+        _, self.final[which] = self._score(prefix)
+
+    def _log(self) -> None:
+        self.logger.log_stat("episode", self.episode, self.t_env)
+        self.progress.log()
+        self.logger.print_recent_stats()
+
+    def _save_is_due(self) -> bool:
+        waited = time.monotonic() - self.saved_at
+        return self.saves.due(self.t_env) or waited > 60 * self.args.checkpoint_minutes
+
+    def _save(self) -> None:
+        """Save all that is needed to go on from here, if the parts can tell it; else the policy alone."""
+        states = {}
+        if not self.parts.unsaveable():
+            states = {name: part.state_dict() for name, part in self.parts.stateful().items()}
+            states["training"] = self.state_dict()
+        self.journal.flush()
+        notes = {"journal_metrics": self.journal.metrics_written}
+        save_policy = self.parts.mac.save_models
+        self._attempt(lambda: self.checkpoints.save(self.t_env, save_policy, states, notes))
+        self.saved_at = time.monotonic()
+
+    def _save_best(self, what: str) -> None:
+        save_policy, notes = self.parts.mac.save_models, {f"test {what}": self.best}
+        self._attempt(lambda: self.checkpoints.save_best(self.t_env, save_policy, notes))
+
+    def _attempt(self, save: Any) -> None:
+        """A checkpoint that can't be written is no reason to give up what was learnt."""
+        try:
+            save()
+        except CheckpointError as error:
+            self.logger.console_logger.warning("%s; training goes on, the earlier ones remain", error)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, clocks, pending statistics, exploration and the global generators."""
+        selector = getattr(self.parts.mac, "action_selector", None)
+        return {
+            **{name: getattr(self, name).state_dict() for name in self._clocks},
+            "logger": self.logger.state_dict(),
+            "action_selector": selector.state_dict() if hasattr(selector, "state_dict") else {},
+            "generators": GlobalGenerators().state_dict(),
+            "episode": self.episode,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where ``state_dict`` was taken, once the parts have done so."""
+        for name in self._clocks:
+            getattr(self, name).load_state_dict(state[name])
+        self.logger.load_state_dict(state["logger"])
+        if state["action_selector"]:
+            self.parts.mac.action_selector.load_state_dict(state["action_selector"])
+        GlobalGenerators().load_state_dict(state["generators"])
+        self.episode, self.best = state["episode"], state["best"]
+
+    _clocks = ("updates", "tests", "logs", "saves")
+
+    def result(self, title: str) -> dict[str, Any]:
+        """Return the outcome of the run, with a ``summary`` in one line that starts with ``title``."""
+        what, last = self._score("test_")
+        summary = f"{title}: {self.t_env} steps, test {what} last {last:.3g}, best {self.best:.3g}"
+        if self.final:
+            tested = ", ".join(f"{which} {value:.3g}" for which, value in self.final.items())
+            summary += f", in {self.args.final_test_nepisode} final episodes {tested}"
+        final = {f"final_{which}": value for which, value in self.final.items()}
+        return {"summary": summary, "t_env": self.t_env, "last": last, "best": self.best, **final}

@@ -1,0 +1,62 @@
+"""Values that are good each by itself and can't be used together, told before anything is built."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from utils.constraints import ConfigError
+
+Config = Mapping[str, Any]
+TEAM_REWARD = {"smax": "SMAX", "sc2": "StarCraft II"}  # environments that reward the team as a whole
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError at the first combination that can't be run."""
+    for rule in RULES:
+        objection = rule(config)
+        if objection is not None:
+            raise ConfigError(objection)
+
+
+def _individual_rewards(config: Config) -> str | None:
+    if config["common_reward"]:
+        return None
+    if config["env"] in TEAM_REWARD:
+        return f"{TEAM_REWARD[config['env']]} rewards the team as a whole, so common_reward must be True."
+    if config.get("mixer") is not None:
+        return f"The mixer {config['mixer']} mixes into a common reward, so common_reward must be True."
+    return None
+
+
+def _replay(config: Config) -> str | None:
+    batch, kept = config["batch_size"], config["buffer_size"]
+    if config["buffer"] == "replay" and batch > kept:
+        return f"batch_size={batch} episodes can't be drawn from a buffer of buffer_size={kept}."
+    return None
+
+
+def _hypernet_layers(config: Config) -> str | None:
+    layers = config.get("hypernet_layers", 1)
+    return None if layers in (1, 2) else f"hypernet_layers must be 1 or 2, not {layers}."
+
+
+def _attention_heads(config: Config) -> str | None:
+    width, heads = config.get("wm_width", 1), config.get("wm_fusion_heads", 1)
+    if width % heads:
+        return f"wm_width={width} can't be split over wm_fusion_heads={heads}: it must be a multiple of them."
+    return None
+
+
+def _windows(config: Config) -> str | None:
+    window, kept = config.get("wm_sequence_length", 1), config.get("replay_capacity", 1)
+    if window > kept:
+        return f"wm_sequence_length={window} steps can't be drawn from replay_capacity={kept}."
+    return None
+
+
+RULES: list[Callable[[Config], str | None]] = [
+    _individual_rewards,
+    _replay,
+    _hypernet_layers,
+    _attention_heads,
+    _windows,
+]
