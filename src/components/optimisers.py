@@ -18,12 +18,13 @@ class MuonAdam:
     Args:
         module: what is trained.
         lr: Adam's step size.
-        muon_lr: Muon's, on Adam's scale (the root mean square of a step is matched to Adam's).
+        muon_lr: Muon's, on Adam's scale (the root mean square of a step is matched to Adam's); 0 leaves the
+            matrices to Adam, too.
     """
 
     def __init__(self, module: nn.Module, lr: float, muon_lr: float) -> None:
         parameters = list(module.parameters())
-        matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) >= SMALLEST_SIDE]
+        matrices = [p for p in parameters if muon_lr > 0 and p.ndim == 2 and min(p.shape) >= SMALLEST_SIDE]
         of_muon = {id(p) for p in matrices}
         others = [p for p in parameters if id(p) not in of_muon]
         self._optimisers: list[torch.optim.Optimizer] = [
