@@ -1,6 +1,6 @@
 """Plays a saved policy of a run, of which nothing but its directory is needed.
 
-    python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
+python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
 """
 
 import json
@@ -54,7 +54,9 @@ def parse(argv: list[str]) -> Request:
         if word == "with":
             continue
         if not equals or key not in known:
-            raise ConfigError(f"{word!r} is not part of an evaluation{hint(key, known)}; the form is: {FORM}.")
+            raise ConfigError(
+                f"{word!r} is not part of an evaluation{hint(key, known)}; the form is: {FORM}."
+            )
         values[key] = value
     directory, episodes = Path(values.pop("evaluate")).absolute(), values.get("episodes", "1000")
     if not episodes.isdigit() or int(episodes) == 0:
@@ -78,7 +80,8 @@ def evaluate(request: Request, config: dict[str, Any], log: logging.Logger) -> s
         OSError: the results can't be saved.
     """
     from checkpoints import CheckpointStore
-    from run import CHECKPOINTS, RUNNERS, arguments, build_acting, refusals
+    from run import CHECKPOINTS, arguments, build_acting, refusals
+    from runners import REGISTRY as RUNNERS
     from utils.logging import Logger
 
     checkpoint = CheckpointStore(request.directory / CHECKPOINTS).find(request.checkpoint)

@@ -71,7 +71,8 @@ def _newest_unfinished(config: dict[str, Any]) -> Path:
         objections.append(objection)
     newest = f" {objections[0]}" if objections else ""
     raise ConfigError(
-        f"There is no unfinished run of this configuration in {folder}; leave resume=True out to start one.{newest}"
+        f"There is no unfinished run of this configuration in {folder}; "
+        f"leave resume=True out to start one.{newest}"
     )
 
 
@@ -80,7 +81,9 @@ def _difference(config: dict[str, Any], record: Record, directory: Path) -> str 
     free = may_change() | ({"seed"} if config["seed"] is None else set())
     keys = [key for key in sorted(then.keys() | now.keys()) if key not in free]
     differing = [
-        f"{key} ({then.get(key)!r} then, {now.get(key)!r} now)" for key in keys if then.get(key) != now.get(key)
+        f"{key} ({then.get(key)!r} then, {now.get(key)!r} now)"
+        for key in keys
+        if then.get(key) != now.get(key)
     ]
     if not differing:
         return None

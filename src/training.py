@@ -35,7 +35,7 @@ class Parts:
 
 
 class Training:
-    """Drives ``parts`` until ``t_max``; metrics go through ``logger``, policies and states to ``checkpoints``.
+    """Drives ``parts`` until ``t_max``; metrics go to ``logger``, policies and states to ``checkpoints``.
 
     ``journal`` is where the logger's metrics go: a checkpoint notes how many of them it knows of.
     """
@@ -181,7 +181,7 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, clocks, pending statistics, exploration and the global generators."""
-        selector = getattr(self.parts.mac, "action_selector", None)
+        selector: Any = getattr(self.parts.mac, "action_selector", None)
         return {
             **{name: getattr(self, name).state_dict() for name in self._clocks},
             "logger": self.logger.state_dict(),

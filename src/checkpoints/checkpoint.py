@@ -127,7 +127,7 @@ def write(
     temporary = path.with_name(f".{path.name}.new")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / POLICY).mkdir(parents=True)
+        (temporary / POLICY).mkdir(parents=True)  # and the folder of all checkpoints, before the first one
         save_policy(str(temporary / POLICY))
         for part, state in states.items():
             torch.save(_exact(state), temporary / f"{part}.pt")
@@ -139,11 +139,9 @@ def write(
         for entry in (temporary / MANIFEST, temporary / POLICY, temporary):
             _flush(entry)
         _put_in_place(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or "torch's writer failed: the disk may be full"
+        reason = getattr(error, "strerror", None) or "torch could not write it all: is the disk full?"
         raise CheckpointError(f"{path} can't be written ({reason})") from error
     return Checkpoint(path, step, notes, files)
 

@@ -42,7 +42,6 @@ class CheckpointStore:
         Raises:
             CheckpointError: it could not be written; all earlier ones are still there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         notes = {**notes, "best": None if self.best is None else self.best.path.name}
         saved = format.write(self.folder / str(step), step, save_policy, states, notes)
         self._remove_unwanted(step)
@@ -54,7 +53,6 @@ class CheckpointStore:
         Raises:
             CheckpointError: it could not be written; all earlier ones are still there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.best = format.write(self.folder / f"{BEST}{step}", step, save_policy, {}, notes)
         self._remove_unwanted(step)
 

@@ -71,7 +71,10 @@ def make_batched(args: Any, seeds: Sequence[int]) -> BatchedEnv:
     names = ("env", "env_args", "common_reward", "reward_scalarisation")
     settings = SimpleNamespace(**{name: getattr(args, name) for name in names})
     return SubprocessEnv(
-        partial(make_single, settings), seeds, timeout=args.worker_timeout, max_restarts=args.worker_max_restarts
+        partial(make_single, settings),
+        seeds,
+        timeout=args.worker_timeout,
+        max_restarts=args.worker_max_restarts,
     )
 
 

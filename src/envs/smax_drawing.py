@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ class Units(NamedTuple):
     health: np.ndarray  # (U,) share that is left, 0 for the dead
     radius: np.ndarray  # (U,) in the map's units
     shooting: np.ndarray  # (U,) bool: has just attacked
-    letters: Sequence[str]  # (U,) first letter of the type
+    letters: list[str]  # (U,) first letter of the type
     n_allies: int
 
 
@@ -34,10 +33,11 @@ def draw(units: Units, map_size: tuple[float, float]) -> Image.Image:
         y = SIZE - y
         r = max(5.0, float(units.radius[i] * scale[0]))
         rim = SHOT if units.shooting[i] else GROUND
-        canvas.ellipse((x - r, y - r, x + r, y + r), fill=ALLY if i < units.n_allies else ENEMY, outline=rim, width=2)
-        canvas.text((x, y), units.letters[i], fill="white", anchor="mm")
+        canvas.ellipse(
+            (x - r, y - r, x + r, y + r), fill=ALLY if i < units.n_allies else ENEMY, outline=rim, width=2
+        )
+        canvas.text((x, y), units.letters[int(i)], fill="white", anchor="mm")
         left, top = x - r, y - r - 2 * BAR
         canvas.rectangle((left, top, left + 2 * r, top + BAR), fill="black")
         canvas.rectangle((left, top, left + 2 * r * float(units.health[i]), top + BAR), fill=HEALTH)
     return picture
-

@@ -66,10 +66,11 @@ class SubprocessEnv(BatchedEnv):
         try:
             for i, seed in enumerate(seeds):
                 self._workers.append(_Worker(i, self._pickled, seed))
-            self.info = [EnvInfo(**worker.receive(timeout)) for worker in self._workers][0]
+            infos = [EnvInfo(**worker.receive(timeout)) for worker in self._workers]
         except BaseException:
             self.close()
             raise
+        self.info = infos[0]
 
     @property
     def worker_restarts(self) -> int:
@@ -92,8 +93,8 @@ class SubprocessEnv(BatchedEnv):
     def _idle(self, i: int, like: RawStep) -> RawStep:
         return RawStep(np.zeros_like(like.reward), False, False, self._views[i], self._views[i], {})
 
-    def _ask(self, slots: Sequence[int], command: str, content: Sequence[Any] | None = None) -> float:
-        """Sends each slot the command with its part of ``content``; returns when answers are due."""
+    def _ask(self, slots: Sequence[int], command: str, content: Any = None) -> float:
+        """Sends each slot the command with its entry of ``content``; returns when answers are due."""
         for i in slots:
             self._workers[i].send(command, None if content is None else content[i])
         return time.monotonic() + self._timeout
@@ -133,7 +134,7 @@ class SubprocessEnv(BatchedEnv):
             except EnvWorkerError as another:
                 error = another
         raise EnvWorkerError(
-            f"{error}; it had been replaced {self._max_restarts} times without finishing an episode in between"
+            f"{error}; it had been replaced {self._max_restarts} times in a row without a complete episode"
         ) from error
 
     def state_dict(self) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class GAWMConfig:
     seed: int
     device: str
     learner_log_interval: int  # environment steps between logged statistics
+    batch_size_run: int  # episodes handed over together
+    episode_limit: int  # most steps of one
     replay_capacity: int  # records of real play kept (B_r)
     reward_trend_sigma: float  # Gaussian over time, in steps; 0 learns the raw reward
     reward_trend_border: str  # border rule of the smoothing
@@ -66,6 +68,12 @@ class GAWMLearner:
 
     def __init__(self, mac: BasicMAC, scheme: dict[str, Any], logger: Any, args: Any) -> None:
         self.config = config = read(GAWMConfig, args)
+        longest = config.batch_size_run * (config.episode_limit + 1)
+        if longest > config.replay_capacity:
+            raise ValueError(
+                f"replay_capacity={config.replay_capacity} can't hold {config.batch_size_run} episodes of "
+                f"{config.episode_limit} steps: it must be {longest} at least."
+            )
         self.loss_config = read(WorldModelLossConfig, args)
         self.mac, self.logger = mac, logger
         self.world_model = (

@@ -12,7 +12,6 @@ from envs.batched_env import BatchedEnv, View
 from runners.acting import Actor
 from runners.recording import EpisodeStatistics, Recorder
 
-
 Watch = Callable[[BatchedEnv, Tensor], None]
 
 

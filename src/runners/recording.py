@@ -113,8 +113,9 @@ class EpisodeStatistics:
         self._running_length[slots] = 0
 
     def per_episode(self) -> dict[str, np.ndarray]:
-        """Of the ended episodes, in the order in which they ended: ``return``, summed over agents where each
-        has its own, ``ep_length``, and what the environment told, such as ``battle_won``; each (episodes,)."""
+        """Of the ended episodes, in the order in which they ended, (episodes,) each: ``return``, summed over
+        agents where each has its own, ``ep_length``, and what the environment told, such as ``battle_won``.
+        """
         named = {"return": np.array(self._returns).sum(axis=1)} if self._returns else {}
         return named | {key: np.array(values) for key, values in self._values.items()}
 

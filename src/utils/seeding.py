@@ -37,7 +37,7 @@ def seed_global_generators(seed: int) -> None:
 
 
 class GlobalGenerators:
-    """The state of the generators that :func:`seed_global_generators` seeds, torch's on every GPU included."""
+    """The state of what :func:`seed_global_generators` seeds, torch's generators on GPUs included."""
 
     def state_dict(self) -> dict[str, Any]:
         import torch

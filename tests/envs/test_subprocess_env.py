@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from envs import make_single
-from envs.multiagentenv import MultiAgentEnv
+from envs.multiagentenv import EpisodeLost, MultiAgentEnv
 from envs.single_env import SingleEnv
 from envs.subprocess_env import EnvWorkerError, SubprocessEnv
 
@@ -39,7 +39,7 @@ class Obedient(MultiAgentEnv):
         self.seed_, self.t = seed, 0
 
     def reset(self, seed=None, options=None):
-        self.t = 0
+        self.seed_, self.t = self.seed_ if seed is None else seed, 0
         return self.get_obs(), {}
 
     def step(self, actions):
@@ -78,6 +78,13 @@ def env():
 
 def command(*actions):
     return torch.tensor(actions).view(-1, 1)
+
+
+def impatient(env, slot):
+    """Waits a second for the worker in the slot, and as long as ever for the one that replaces it."""
+    worker = env._workers[slot]
+    receive = worker.receive
+    worker.receive = lambda timeout: receive(min(timeout, 1.0))
 
 
 def alive(pid):
@@ -126,28 +133,65 @@ def test_the_same_episodes_as_in_this_process():
     there.close()
 
 
-def test_an_exception_is_told_in_one_sentence(env):
-    with pytest.raises(EnvWorkerError) as caught:
-        env.step(command(0, 2))
-    assert str(caught.value) == "Environment worker 1 failed with KeyError: 'broken on command'"
+def test_a_worker_that_cannot_start_is_told_in_one_sentence():
     with pytest.raises(EnvWorkerError, match="worker 0 failed with ValueError: no seed below zero"):
         SubprocessEnv(Obedient, [-1])
 
 
-def test_a_worker_that_hangs_is_noticed(env):
-    env._timeout = 0.3
-    with pytest.raises(EnvWorkerError, match="worker 0 has not answered for 0.3 s"):
-        env.step(command(3, 0))
+@pytest.mark.parametrize("command_", [2, 3, 4], ids=["raises", "hangs", "dies"])
+def test_a_worker_that_fails_is_replaced_and_its_episode_lost(env, command_):
+    before = [worker.process for worker in env._workers]
+    env.step(command(0, 0))
+    impatient(env, 1)
+    step = env.step(command(0, command_))
+    assert step.lost.tolist() == [False, True]
+    assert (step.terminated.any(), step.truncated.any()) == (False, False)
+    assert step.view.obs[0].tolist() == [[3, 2]], "the other slot goes on"
+    assert step.view.obs[1, 0, 0] not in (3, 4), "the new worker has a fresh seed"
+    assert step.view.obs[1, 0, 1] == 0
+    assert env.worker_restarts == 1
+    assert not alive(before[1].pid)
+    step = env.step(command(0, 1))
+    assert (step.lost.any(), step.terminated.tolist()) == (False, [False, True])
+    assert env.reset().obs[:, 0].tolist() == [[3, 0], [4, 0]], "a reset starts from the first seeds again"
 
 
-def test_a_worker_that_dies_is_noticed(env):
-    for _ in range(2):
-        with pytest.raises(EnvWorkerError, match=r"worker 1 ended unexpectedly \(exit code 7\)"):
-            env.step(command(0, 4))
+def test_a_worker_that_is_stopped_is_replaced(env):
+    impatient(env, 0)
+    os.kill(env._workers[0].process.pid, signal.SIGSTOP)
+    assert env.step(command(0, 0)).lost.tolist() == [True, False]
+
+
+def test_after_too_many_failures_in_a_row_the_reason_is_told():
+    env = SubprocessEnv(Obedient, [3], max_restarts=2)
+    env.reset()
+    for action in (4, 1, 4, 4):  # the complete episode starts a new count
+        env.step(command(action))
+    with pytest.raises(EnvWorkerError, match=r"worker 0 ended .*\(exit code 7\).* 2 times in a row"):
+        env.step(command(4))
+    assert env.worker_restarts == 3
+    env.close()
+
+
+class Forgetful(Obedient):
+    """Loses its episode on command, and says so."""
+
+    def step(self, actions):
+        if int(actions[0]) == 2:
+            raise EpisodeLost("the connection broke")
+        return super().step(actions)
+
+
+def test_an_environment_that_loses_an_episode_starts_the_next_one():
+    env = SubprocessEnv(Forgetful, [3])
+    env.reset()
+    step = env.step(command(2))
+    assert (step.lost.tolist(), step.view.obs.tolist(), env.worker_restarts) == ([True], [[[3, 0]]], 0)
+    env.close()
 
 
 def test_interrupts_do_not_reach_the_workers_and_closing_ends_them(env):
-    pids = [process.pid for process in env._processes]
+    pids = [process.pid for process in [worker.process for worker in env._workers]]
     for pid in pids:
         os.kill(pid, signal.SIGINT)
     assert env.step(command(0, 0)).reward.sum() == 2
@@ -163,7 +207,7 @@ from envs.subprocess_env import SubprocessEnv
 
 if __name__ == "__main__":
     env = SubprocessEnv(partial(make_single, SimpleNamespace(**{vars(LBF)!r})), [1, 2])
-    print(*[process.pid for process in env._processes], flush=True)
+    print(*[process.pid for process in [worker.process for worker in env._workers]], flush=True)
     input()
 """
 

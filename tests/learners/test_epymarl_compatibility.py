@@ -18,6 +18,7 @@ import torch.nn.functional as F
 import yaml
 
 import run
+from checkpoints import CheckpointStore
 from components.action_selectors import REGISTRY as SELECTORS
 from components.standarize_stream import RunningMeanStd
 from controllers import REGISTRY as CONTROLLERS
@@ -27,6 +28,7 @@ from learners import REGISTRY as LEARNERS
 from modules.agents import REGISTRY as AGENTS
 from modules.critics import REGISTRY as CRITICS
 from modules.mixers import REGISTRY as MIXERS
+from training import Training
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -305,7 +307,7 @@ def test_components_written_for_epymarl_train(monkeypatch, logger, tmp_path, con
     runner = run.RUNNERS[args.runner](args=args, logger=logger)
     parts = run.build(args, logger, runner)
     before = copy.deepcopy(parts.mac.agent.state_dict())
-    training = run.Training(parts, args, logger, SimpleNamespace(update=print, tested=print), tmp_path)
+    training = Training(parts, args, logger, SimpleNamespace(), CheckpointStore(tmp_path), None)
     while runner.t_env < 1600:
         parts.buffer.insert_episode_batch(runner.run())
         training._learn()

@@ -20,6 +20,8 @@ ARGS: dict[str, Any] = {
     "n_actions": ACTIONS,
     "obs_shape": OBS,
     "seed": 1,
+    "batch_size_run": 1,
+    "episode_limit": LIMIT,
     "device": "cpu",
     "agent": "rnn",
     "mac": "basic_mac",

@@ -286,7 +286,13 @@ def test_the_pseudo_buffer_keeps_the_last_rounds() -> None:
     rounds = [imagine(model, mac, make_start(model), HORIZON) for _ in range(3)]
     hidden_size, feature_size = rounds[0].actor_hidden.shape[-1], rounds[0].features.shape[-1]
     sizes = ImaginedSizes(
-        len(rounds[0].obs), HORIZON, N_AGENTS, OBS, ACTIONS, hidden_size=hidden_size, feature_size=feature_size
+        len(rounds[0].obs),
+        HORIZON,
+        N_AGENTS,
+        OBS,
+        ACTIONS,
+        hidden_size=hidden_size,
+        feature_size=feature_size,
     )
     buffer, twin = PseudoBuffer(2, sizes), PseudoBuffer(2, sizes)
     buffer.insert(rounds[0])

@@ -185,5 +185,6 @@ def make_runner(monkeypatch):
 def toy():
     """The parts of this module, for tests to use."""
     return SimpleNamespace(
-        RestartableMac=RestartableMac, EpymarlMac=EpymarlMac, expected_actions=expected_actions, LIMIT=LIMIT
-    )
+        RestartableMac=RestartableMac, EpymarlMac=EpymarlMac, expected_actions=expected_actions, LIMIT=LIMIT,
+        Env=ToyEnv,
+    )  # fmt: skip

@@ -1,12 +1,22 @@
 """The runner on a toy environment: nothing lost, nothing twice, nothing mixed up."""
 
 import copy
+import os
+import random
+import signal
+import sys
+import threading
+import time
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from envs.subprocess_env import SubprocessEnv
+from runners import runner as runner_module
 
 
 def episodes_of(batch):
@@ -192,3 +202,96 @@ def test_without_a_saved_environment_a_restored_runner_starts_new_episodes(make_
     for _ in range(3):
         for episode in episodes_of(other.run()):
             check_episode(episode, toy)
+
+
+TIMEOUT = 3.0  # seconds after which a worker counts as hung
+
+
+class Tormentor(threading.Thread):
+    """Kills or stops one of the environment's workers every now and then, once the last one is replaced."""
+
+    def __init__(self, runner, rng):
+        super().__init__(daemon=True)
+        self.runner, self.rng, self.over, self.blows = runner, rng, threading.Event(), 0
+        self.pids, self.struck_at = set(), 0
+
+    def run(self):
+        while not self.over.wait(self.rng.uniform(0.01, 0.5)):
+            if self.runner.t_env < self.struck_at + 20:
+                continue
+            self.struck_at = self.runner.t_env
+            workers = self.runner.env._workers
+            worker = self.rng.choice(workers)
+            self.pids |= {w.process.pid for w in workers}
+            try:
+                os.kill(worker.process.pid, self.rng.choice([signal.SIGKILL, signal.SIGSTOP]))
+            except ProcessLookupError:
+                continue
+            self.blows += 1
+
+
+def torment(make_runner, toy, monkeypatch, mac, seconds):
+    cloudpickle.register_pickle_by_value(sys.modules[toy.Env.__module__])
+
+    def make_batched(args, seeds):
+        env = SubprocessEnv(toy.Env, seeds, timeout=120.0, max_restarts=1000)
+        env._timeout = TIMEOUT
+        return env
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SubprocessEnv, "_replace", patient(SubprocessEnv._replace))
+        patch.setattr(runner_module, "make_batched", make_batched)
+        runner = make_runner(mac)
+        tormentor = Tormentor(runner, random.Random(1))
+        tormentor.start()
+        handed_out, steps, end = [], 0, time.monotonic() + seconds
+        while time.monotonic() < end or tormentor.blows < 3:
+            batch = runner.run()
+            assert batch.batch_size == 3
+            for episode in episodes_of(batch):
+                steps += check_episode(episode, toy)
+                handed_out.append(origin(episode))
+        tormentor.over.set()
+        tormentor.join()
+        waiting = runner._recorder.take(len(runner._recorder)) if len(runner._recorder) else batch[:0]
+        steps += sum(check_episode(episode, toy) for episode in episodes_of(waiting))
+        steps += int(runner._recorder._t.sum()) + runner._play.lost_steps
+        restarts = runner.env.worker_restarts
+        pids = tormentor.pids | {worker.process.pid for worker in runner.env._workers}
+        runner.close_env()
+    assert steps == runner.t_env
+    assert len(set(handed_out)) == len(handed_out)
+    assert 0 < runner._play.lost_episodes <= restarts  # a worker may fail as it starts, too
+    assert runner.logger.last("worker_restarts") >= 1
+    assert not any(alive(pid) for pid in pids)
+
+
+def patient(replace):
+    """Gives a worker that starts all the time it needs on a busy machine."""
+
+    def replace_patiently(self, i, error):
+        self._timeout = 120.0
+        try:
+            return replace(self, i, error)
+        finally:
+            self._timeout = TIMEOUT
+
+    return replace_patiently
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("mac", ["RestartableMac", "EpymarlMac"])
+def test_no_step_is_lost_or_counted_twice_when_workers_fail(make_runner, toy, monkeypatch, mac):
+    torment(make_runner, toy, monkeypatch, getattr(toy, mac)(), seconds=3)
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_failing_workers(make_runner, toy, monkeypatch):
+    torment(make_runner, toy, monkeypatch, toy.RestartableMac(), seconds=600)

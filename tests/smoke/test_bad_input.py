@@ -40,6 +40,20 @@ CASES = {
     "no gymnasium id": ([*GYMMA, "env_args.time_limit=5"], ["env_args.key"]),
     "no StarCraft II": (["--config=qmix", "--env-config=sc2"], ["StarCraft II", "SC2PATH", "smax"]),
     "results folder": ([*SMAX, "local_results_path=/dev/null/x"], ["/dev/null/x", "local_results_path"]),
+    "individual rewards": ([*SMAX, "common_reward=False"], ["SMAX rewards the team as a whole"]),
+    "individual rewards to mix": (
+        [*GYMMA, "env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "common_reward=False"],
+        ["mixer qmix"],
+    ),
+    "attention heads": (
+        ["--config=gawm_small", "--env-config=smax", "with", "wm_fusion_heads=3"],
+        ["wm_width=128", "wm_fusion_heads=3", "multiple"],
+    ),
+    "batch larger than the buffer": ([*SMAX, "buffer_size=4"], ["batch_size=32", "buffer_size=4"]),
+    "nothing to resume": ([*SMAX, "resume=True"], ["no unfinished run", "resume=True"]),
+    "no run directory": (["with", "resume=/nowhere"], ["/nowhere"]),
+    "nothing to evaluate": (["evaluate=/nowhere"], ["/nowhere"]),
+    "evaluation": (["evaluate=/nowhere", "episode=3"], ["did you mean episodes"]),
     "unknown part": ([*SMAX, "learner=q_lerner"], ["'q_lerner'", "did you mean q_learner"]),
 }
 

@@ -13,6 +13,7 @@ ON_POLICY = ["steps_per_update=100"]
 TINY = [
     "t_max=400", "test_interval=200", "test_nepisode=4", "log_interval=100", "runner_log_interval=100",
     "learner_log_interval=100", "hidden_dim=16", "batch_size_run=4", "cpu_threads=1", "seed=5",
+    "final_test_nepisode=4",
 ]  # fmt: skip
 FORAGING = ["env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20", "runner=episode"]
 
@@ -46,6 +47,7 @@ def test_a_run_leaves_a_complete_record_and_the_same_one_twice(command_line, loa
     assert (config["seed"], config["name"], config["env_args"]["map_name"]) == (5, alg, "3m")
     assert load(first / "versions.json")["torch"].startswith("2.13.0")
     names = {"return_mean", "ep_length_mean", "battle_won_mean", "episode", loss}
+    names |= {f"final_{which}_battle_won_mean" for which in ("last", "best")}
     assert names | {f"test_{name}" for name in ("return_mean", "battle_won_mean")} <= set(metrics)
 
     tests = metrics["test_battle_won_mean"]["steps"]
@@ -55,12 +57,13 @@ def test_a_run_leaves_a_complete_record_and_the_same_one_twice(command_line, loa
     assert _points(metrics) == _points(load(second / "metrics.json"))
 
 
-def test_what_a_part_objects_to_is_one_sentence(command_line):
-    done = command_line.train("ippo", "smax", *TINY, *ON_POLICY, "common_reward=False")
+def test_what_a_part_objects_to_is_one_sentence_and_nothing_is_written(command_line):
+    done = command_line.train("gawm_small", "gymma", *FORAGING, "cpu_threads=1", "replay_capacity=100")
     assert done.returncode == 2
     *_, line = done.stderr.splitlines()
-    assert line == "error: SMAX rewards the team as a whole, so common_reward must be True."
+    assert line == "error: replay_capacity=100 can't hold 8 episodes of 20 steps: it must be 168 at least."
     assert "Traceback" not in done.stderr
+    assert not command_line.results.exists()
 
 
 def test_another_seed_gives_other_metrics_and_no_seed_draws_one(command_line, load):
@@ -72,13 +75,13 @@ def test_another_seed_gives_other_metrics_and_no_seed_draws_one(command_line, lo
     assert _points(load(one / "metrics.json")) != _points(load(two / "metrics.json"))
 
 
-def test_event_files_and_models_lie_in_the_run_directory(command_line):
-    extra = ["t_max=100", "use_tensorboard=True", "save_model=True"]
+def test_event_files_and_checkpoints_lie_in_the_run_directory(command_line):
+    extra = ["t_max=100", "use_tensorboard=True"]
     assert command_line.train("qmix", "gymma", *TINY, *FORAGING, *REPLAY, *extra).returncode == 0
     (record,) = _records(command_line, "qmix")
     assert list((record / "tensorboard").glob("events.out.tfevents.*"))
-    (models,) = (record / "models").iterdir()
-    assert list(models.iterdir())
+    names = sorted(path.name for path in (record / "checkpoints").iterdir())
+    assert names == ["100", "best-100"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(command_line, load):

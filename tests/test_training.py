@@ -1,0 +1,192 @@
+"""The training loop, with counting stand-ins for runner, buffer and learner."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from checkpoints import CheckpointStore
+from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
+from run import make_scheme
+from training import Parts, Training
+from utils.logging import Logger
+from utils.progress import Progress
+
+LENGTH = 10
+SIZES = {"n_agents": 2, "n_actions": 3, "state_shape": 4, "obs_shape": 5, "common_reward": True}
+
+
+class CountingRunner:
+    """Returns ``n`` episodes of ten steps per call and logs a test's result."""
+
+    def __init__(self, n: int, scheme: dict, logger: Logger) -> None:
+        self.n, self.scheme, self.logger, self.t_env = n, scheme, logger, 0
+        self.tests: list[int] = []
+        self.final_tests: list[tuple[int, str]] = []
+
+    def play_episodes(self, n: int, stream: str, prefix: str) -> SimpleNamespace:
+        self.final_tests.append((n, prefix))
+        return SimpleNamespace(log=lambda logger, t: logger.log_stat(f"{prefix}return_mean", 1.5, t))
+
+    def state_dict(self) -> dict:
+        return {"t_env": self.t_env}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.t_env = state["t_env"]
+
+    def run(self, test_mode: bool = False) -> EpisodeBatch | None:
+        if test_mode:
+            self.tests.append(self.t_env)
+            self.logger.log_stat("test_return_mean", self.t_env % 70, self.t_env)
+            return None
+        batch = EpisodeBatch(self.scheme, {"agents": 2}, self.n, LENGTH + 1)
+        batch.update({"reward": torch.ones(self.n, LENGTH, 1)}, ts=slice(0, LENGTH))
+        self.t_env += LENGTH * self.n
+        return batch
+
+
+class CountingLearner:
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int, int]] = []
+
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
+        assert batch.max_seq_length == LENGTH
+        self.calls.append((t_env, batch.batch_size, episode_num))
+
+    def state_dict(self) -> dict:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.calls = list(state["calls"])
+
+
+class SavedMac:
+    """A controller whose policy is the step that it was saved at."""
+
+    def __init__(self, runner: CountingRunner) -> None:
+        self.runner, self.loaded = runner, None
+
+    def save_models(self, path: str) -> None:
+        torch.save(self.runner.t_env, f"{path}/agent.th")
+
+    def load_models(self, path: str) -> None:
+        self.loaded = torch.load(f"{path}/agent.th")
+
+
+class CountingJournal:
+    metrics_written = 17
+
+    def flush(self) -> None:
+        pass
+
+
+def _train(tmp_path, n: int = 1, buffer: str = "replay", prepare=None, **changes) -> SimpleNamespace:
+    settings = {
+        "t_max": 400, "steps_per_update": 25.0, "test_interval": 100, "log_interval": 100, "batch_size": 4,
+        "checkpoint_interval": 10**9, "checkpoint_minutes": 10**9, "final_test_nepisode": 0, "device": "cpu",
+    }  # fmt: skip
+    args = SimpleNamespace(**SIZES, **settings | changes)
+    logger = Logger(logging.getLogger("test"))
+    runner, learner = CountingRunner(n, make_scheme(args), logger), CountingLearner()
+    shape = (make_scheme(args), {"agents": 2})
+    replay = ReplayBuffer(*shape, 8, LENGTH + 1)
+    episodes = OnPolicyBuffer(*shape, LENGTH + 1) if buffer == "on_policy" else replay
+    progress = Progress(args.t_max, logging.getLogger("test"))
+    parts = Parts(runner, episodes, SavedMac(runner), learner)
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    training = Training(parts, args, logger, progress, store, CountingJournal())
+    if prepare is not None:
+        prepare(training)
+    training.run()
+    return SimpleNamespace(runner=runner, learner=learner, training=training, store=store)
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_updates_follow_environment_steps_not_environments(tmp_path, n):
+    calls = _train(tmp_path, n).learner.calls
+    assert len(calls) == 400 // 25
+    assert all(size == 4 for _, size, _ in calls)
+
+
+def test_updates_due_before_there_is_a_batch_are_dropped(tmp_path):
+    calls = _train(tmp_path, 1).learner.calls  # one was due at 30, four episodes are there at 40
+    assert [t for t, _, _ in calls] == [50, *(10 * -(-t // 10) for t in range(75, 401, 25))]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_fresh_episodes_are_used_once_each(tmp_path, n):
+    calls = _train(tmp_path, n, "on_policy", steps_per_update=80).learner.calls
+    assert [t for t, _, _ in calls] == [80, 160, 240, 320, 400]
+    assert all(size == 8 for _, size, _ in calls)
+    assert [episode for _, _, episode in calls] == [8, 16, 24, 32, 40]
+
+
+def test_several_updates_per_step(tmp_path):
+    assert len(_train(tmp_path, 4, steps_per_update=0.5).learner.calls) == 800
+
+
+def test_first_test_is_at_the_start_and_last_at_the_end(tmp_path):
+    assert _train(tmp_path, 3).runner.tests == [0, 120, 210, 300, 420]
+
+
+def test_result_holds_last_and_best_test(tmp_path):
+    result = _train(tmp_path, 3).training.result("qmix on 3m, seed 0")
+    summary = "qmix on 3m, seed 0: 420 steps, test return last 0, best 50"
+    assert result == {"summary": summary, "t_env": 420, "last": 0, "best": 50}
+
+
+def test_checkpoints_are_made_at_their_interval_and_at_the_end(tmp_path):
+    steps = []
+
+    def note(training: Training) -> None:
+        save = training.checkpoints.save
+        training.checkpoints.save = lambda step, *rest: (steps.append(step), save(step, *rest))
+
+    store = _train(tmp_path, 3, checkpoint_interval=100, prepare=note).store
+    assert steps == [120, 210, 300, 420, 420]
+    assert sorted(store.steps()) == [300, 420]
+    assert store.newest().notes == {"journal_metrics": 17, "best": "best-120"}
+
+
+def test_the_best_policy_of_equals_is_the_latest(tmp_path):
+    store = _train(tmp_path, 1, test_interval=10, t_max=200).store  # a test gives t_env % 70
+    assert torch.load(store.find("best").policy / "agent.th") == 200  # 60 % 70 == 130 % 70 == 200 % 70
+
+
+def test_final_tests_play_the_last_and_the_best_policy(tmp_path):
+    done = _train(tmp_path, 3, final_test_nepisode=9)
+    assert done.runner.final_tests == [(9, "final_last_"), (9, "final_best_")]
+    assert done.training.parts.mac.loaded == 120
+    assert done.training.result("x")["final_best"] == 1.5
+
+
+@pytest.mark.parametrize(("buffer", "n"), [("replay", 3), ("on_policy", 2)])
+def test_training_goes_on_where_a_checkpoint_was_made(tmp_path, buffer, n):
+    settings = {"buffer": buffer, "n": n, "checkpoint_interval": 90, "steps_per_update": 35}
+    whole = _train(tmp_path / "whole", **settings)
+    first = _train(tmp_path / "first", t_max=200, **settings)
+    checkpoint = first.store.newest()
+
+    def resume(training: Training) -> None:
+        for name, part in training.parts.stateful().items():
+            part.load_state_dict(checkpoint.load(name))
+        training.load_state_dict(checkpoint.load("training"))
+
+    second = _train(tmp_path / "second", prepare=resume, **settings)
+    assert second.learner.calls == whole.learner.calls
+    assert second.runner.tests == [t for t in whole.runner.tests if t >= checkpoint.step]
+    assert second.training.best == whole.training.best
+
+
+def test_a_learner_that_cannot_tell_its_state_is_saved_as_a_policy_alone(tmp_path, monkeypatch):
+    monkeypatch.delattr(CountingLearner, "load_state_dict")
+    done = _train(tmp_path, 1)
+    assert done.training.parts.unsaveable() == ["learner"]
+    assert not done.store.newest().is_complete
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_training(tmp_path, caplog):
+    (tmp_path / "checkpoints").write_text("a file in the way")
+    assert len(_train(tmp_path, 1).learner.calls) > 0
+    assert "training goes on" in caplog.text
