@@ -1,6 +1,6 @@
 """The command line: composes and checks the configuration, opens the run's record with Sacred, trains.
 
-    python src/main.py --config=ALG --env-config=ENV with key=value ...
+    python src/main.py --config=ALG --env-config=ENV [--mongo=URI] with key=value ...
     python src/main.py --config=ALG --env-config=ENV with key=value ... resume=True
     python src/main.py with resume=DIRECTORY
     python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
@@ -12,6 +12,7 @@ diverged, 130 interrupted.
 import errno
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,7 @@ def evaluate(request: evaluation.Request) -> int:
 
 def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     """Train with a record under ``<local_results_path>/sacred/<alg>/<map>/<id>`` and return the exit code."""
+    mongo = _mongo(config, parse_command_line(argv).mongo)
     from run import Session, check_names, newest_checkpoint  # nearly all of the request is known to be good
 
     check_names(config)
@@ -122,7 +124,7 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
         with Session(config, log, checkpoint) as session:
             keep = 0 if checkpoint is None else checkpoint.notes["journal_metrics"]
             observer = _observer(run_folder(config), argv, resumed, keep)
-            result = _record(session, config, observer, log)
+            result = _record(session, config, observer, mongo, log)
     except CheckpointError as error:
         return _fail(error, 2)
     except EnvWorkerError as error:
@@ -146,10 +148,17 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
 def _observer(folder: Path, argv: list[str], resumed: Path | None, keep: int) -> Any:
     from records.observer import JournalObserver
 
-    return JournalObserver(folder, argv, _versions(), resumed, keep)
+    command = [re.sub(r"(//)[^/]*@", r"\1***@", word) for word in argv]  # without MongoDB's credentials
+    return JournalObserver(folder, command, _versions(), resumed, keep)
 
 
-def _record(session: Any, config: dict[str, Any], observer: Any, log: logging.Logger) -> dict[str, Any]:
+def _record(
+    session: Any,
+    config: dict[str, Any],
+    observer: Any,
+    mongo: tuple[Any, str] | None,
+    log: logging.Logger,
+) -> dict[str, Any]:
     """Open the record, train and return the result."""
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
     from sacred import SETTINGS, Experiment
@@ -163,6 +172,10 @@ def _record(session: Any, config: dict[str, Any], observer: Any, log: logging.Lo
     experiment.logger = _quiet(log.getChild("sacred"))
     experiment.add_config(config)
     experiment.observers.append(observer)
+    if mongo is not None:
+        from records.replicator import MongoReplicator
+
+        experiment.observers.append(MongoReplicator(observer, *mongo))
 
     @experiment.main
     def _train_recorded() -> dict[str, Any]:
@@ -171,6 +184,26 @@ def _record(session: Any, config: dict[str, Any], observer: Any, log: logging.Lo
         return session.train(observer.journal, observer.dir)
 
     return experiment.run().result
+
+
+def _mongo(config: dict[str, Any], uri: str | None) -> tuple[Any, str] | None:
+    """Return the MongoDB database at ``uri`` and its address, if the record is to be copied to one.
+
+    Raises:
+        ConfigError: the address is none, or ``require_mongo`` is set and the database can't be used.
+    """
+    if uri is None:
+        if config["require_mongo"]:
+            raise ConfigError(
+                "require_mongo=True needs an address: --mongo=URI, or MONGO_URI in the environment."
+            )
+        return None
+    from records.mongo import check, connect
+
+    database = connect(uri)
+    if config["require_mongo"]:
+        check(database, uri)
+    return database, uri
 
 
 def _quiet(logger: logging.Logger) -> logging.Logger:

@@ -79,9 +79,7 @@ class GAWMLearner:
         self.world_model = (
             mac.world_model
             if isinstance(mac, LatentMAC)
-            else WorldModel(
-                config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args)
-            )
+            else WorldModel(config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args))
         )
         self.wm_optimiser = MuonAdam(self.world_model, config.wm_lr, config.wm_muon_lr)
         candidates = read(CandidatesConfig, args)

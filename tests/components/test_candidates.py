@@ -42,7 +42,9 @@ def make_moment(candidates: Candidates) -> tuple[Moment, Decision]:
     avail = torch.ones(N, N_AGENTS, ACTIONS, dtype=torch.bool)
     hidden = torch.zeros(N, N_AGENTS, HIDDEN)
     actions = torch.randint(ACTIONS, (N, N_AGENTS))
-    return Moment(state, torch.randn(N, N_AGENTS, OBS), avail, hidden), Decision(actions, torch.zeros(N), hidden)
+    return Moment(state, torch.randn(N, N_AGENTS, OBS), avail, hidden), Decision(
+        actions, torch.zeros(N), hidden
+    )
 
 
 def watch(candidates: Candidates, monkeypatch: pytest.MonkeyPatch) -> list[tuple[LatentState, Tensor]]:
@@ -130,7 +132,9 @@ def test_the_predictor_learns_the_models_losses_and_leaves_the_model_alone():
 
 def test_nothing_is_asked_of_the_predictor_where_nothing_could_be_foreseen():
     candidates = make()
-    state = LatentState(*(part.unsqueeze(1).expand(-1, 3, -1, -1) for part in make_moment(candidates)[0].state))
+    state = LatentState(
+        *(part.unsqueeze(1).expand(-1, 3, -1, -1) for part in make_moment(candidates)[0].state)
+    )
     errors = torch.full((N, 3, N_AGENTS), 7.0)
     is_first = torch.ones(N, 3, dtype=torch.bool)
     loss = WorldModelLoss(torch.zeros(()), {}, errors, state)

@@ -215,7 +215,9 @@ def test_a_restored_learner_goes_on_bit_equal(relative: str) -> None:
     torch.set_rng_state(rng)
     feed(twin, 3, 1, start=t_env)
     trained = learner.state_dict()
-    assert any(not torch.equal(saved["world_model"][key], value) for key, value in trained["world_model"].items())
+    assert any(
+        not torch.equal(saved["world_model"][key], value) for key, value in trained["world_model"].items()
+    )
     for mine, its in (
         (learner.mac.agent, twin.mac.agent),
         (learner.world_model, twin.world_model),

@@ -102,7 +102,9 @@ def test_every_term_equals_the_reference_and_so_does_their_sum() -> None:
     total = terms.pop("wm_loss")
     assert terms == pytest.approx(expected, rel=1e-4)
     weighted = {"wm_obs_loss": 0.7, "wm_reward_loss": 1.3}
-    assert total == pytest.approx(sum(weighted.get(name, 1) * term for name, term in expected.items()), rel=1e-4)
+    assert total == pytest.approx(
+        sum(weighted.get(name, 1) * term for name, term in expected.items()), rel=1e-4
+    )
     assert loss.total.item() == pytest.approx(total)
 
 

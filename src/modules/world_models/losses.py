@@ -47,7 +47,9 @@ def world_model_loss(model: WorldModel, data: Trajectories, config: WorldModelLo
     terms = _terms(model, data, config, state, posterior)
     means = {key: masked_mean(term.losses, term.counts) for key, term in terms.items()}
     total = torch.stack([term.weight * means[key] for key, term in terms.items()]).sum()
-    per_agent = torch.stack([term.weight * term.losses.detach() * term.counts for term in terms.values()]).sum(0)
+    per_agent = torch.stack(
+        [term.weight * term.losses.detach() * term.counts for term in terms.values()]
+    ).sum(0)
     logged = {key: mean.detach() for key, mean in means.items()}
     return WorldModelLoss(total, {**logged, "wm_loss": total.detach()}, per_agent, state)
 
@@ -70,7 +72,9 @@ def _terms(
     may = _log_odds_loss(predicted.avail_logits, data.avail_actions.float()).sum(dim=-1)
     terms = {
         "wm_kl": _Term(kl, foreseeable),
-        "wm_obs_loss": _Term(_obs_losses(model, predicted.obs, data.obs, living), living, config.wm_obs_scale),
+        "wm_obs_loss": _Term(
+            _obs_losses(model, predicted.obs, data.obs, living), living, config.wm_obs_scale
+        ),
         "wm_avail_loss": _Term(may + _log_odds_loss(predicted.alive_logits, living.float()), everywhere),
         "wm_reward_loss": _Term(
             model.reward_code.loss(predicted.reward_logits, reward), everywhere, config.wm_reward_scale
