@@ -24,17 +24,17 @@ class MuonAdam:
     Args:
         module: what is trained.
         lr: Adam's step size.
-        muon_lr: Muon's, on Adam's scale (the root mean square of a step is matched to Adam's).
+        muon_lr: Muon's, on Adam's scale (the root mean square of a step is matched to Adam's); 0 leaves the
+            matrices to Adam, too.
         input_layer: the layer that the data enters by, which is not hidden.
     """
 
     def __init__(self, module: nn.Module, lr: float, muon_lr: float, input_layer: nn.Module) -> None:
-        parameters, inputs = list(module.parameters()), {id(p) for p in input_layer.parameters()}
-        matrices = [
-            p for p in parameters if p.ndim == 2 and min(p.shape) >= SMALLEST_SIDE and id(p) not in inputs
-        ]
+        inputs = {id(p) for p in input_layer.parameters()}
+        hidden = [p for p in module.parameters() if id(p) not in inputs]
+        matrices = [p for p in hidden if muon_lr > 0 and p.ndim == 2 and min(p.shape) >= SMALLEST_SIDE]
         of_muon = {id(p) for p in matrices}
-        others = [p for p in parameters if id(p) not in of_muon]
+        others = [p for p in module.parameters() if id(p) not in of_muon]
         self._optimisers: list[torch.optim.Optimizer] = [
             torch.optim.Adam(others, lr=lr, eps=1e-5, fused=True)
         ]

@@ -127,9 +127,31 @@ def compose(request: Request) -> dict[str, Any]:
         ConfigError: an unknown key, or a value of the wrong type or out of its range.
     """
     config: dict[str, Any] = {}
-    for layer in ("default", f"envs/{request.env}", f"algs/{request.alg}"):
+    for layer in ("default", f"envs/{request.env}"):
         config = _merge(config, load(CONFIG_DIR / f"{layer}.yaml"))
+    for layer in _algorithm(str(request.alg)):
+        config = _merge(config, layer)
     return change(config, request.assignments)
+
+
+def _algorithm(name: str, derived: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Return the files that make up an algorithm, the one that all others build on first.
+
+    An algorithm's file may name another as its ``base``, and then holds only what differs; ``derived`` are those
+    that build on this one.
+
+    Raises:
+        ConfigError: a base does not exist, or builds on what is derived from it.
+    """
+    content = load(CONFIG_DIR / "algs" / f"{name}.yaml")
+    base = content.pop("base", None)
+    if base is None:
+        return [content]
+    if base not in available("algs"):
+        raise unknown(f"algorithm for algs/{name}.yaml to build on,", base, available("algs"))
+    if base in (name, *derived):
+        raise ConfigError(f"The base in algs/{name}.yaml, {base}, builds on {name} itself.")
+    return [*_algorithm(base, (name, *derived)), content]
 
 
 def change(config: dict[str, Any], assignments: Iterable[tuple[str, str]]) -> dict[str, Any]:
