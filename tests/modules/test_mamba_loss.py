@@ -73,9 +73,9 @@ def reference(model: WorldModel, data: Trajectories) -> dict[str, float]:
                 features = LatentState(states.h[b, t, i], states.z[b, t, i]).features
                 obs, alive = data.obs[b, t, i].tolist(), bool(data.obs[b, t, i].any())
                 begins = t == 0 or bool(data.is_first[b, t])
+                prior = model.prior(states.h[b, t, i]).tolist()
+                found.setdefault("wm_kl", []).append(kl(posteriors[b, t, i].tolist(), prior))
                 if not begins:
-                    prior = model.prior(states.h[b, t, i]).tolist()
-                    found.setdefault("wm_kl", []).append(kl(posteriors[b, t, i].tolist(), prior))
                     odds = torch.log_softmax(model.action_head(features), dim=-1)  # type: ignore[misc]
                     before = int(data.actions[b, t - 1, i])
                     found.setdefault("wm_action_loss", []).append(-odds[before].item())
@@ -131,11 +131,12 @@ def test_per_agent_losses_add_up_to_the_terms() -> None:
     model, data = make_model(), make_windows()
     torch.manual_seed(2)
     loss = world_model_loss(model, data, CONFIG)
-    steps, foreseeable, living = B * T * N_AGENTS, (B * (T - 1) - 1) * N_AGENTS, B * T * N_AGENTS - 3
+    steps, with_past, living = B * T * N_AGENTS, (B * (T - 1) - 1) * N_AGENTS, B * T * N_AGENTS - 3
     terms = loss.terms
     expected = (
-        foreseeable * (terms["wm_kl"] + terms["wm_action_loss"])
+        with_past * terms["wm_action_loss"]
         + living * 0.7 * terms["wm_obs_loss"]
+        + steps * terms["wm_kl"]
         + steps * (terms["wm_avail_loss"] + 1.3 * terms["wm_reward_loss"] + terms["wm_continue_loss"])
     )
     assert loss.per_agent.shape == (B, T, N_AGENTS)

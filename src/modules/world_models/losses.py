@@ -64,7 +64,7 @@ def _terms(
     predicted = model.predict(state.features)
     living = alive(data.obs)
     everywhere = torch.ones_like(living)
-    foreseeable = has_past(data.is_first).unsqueeze(-1).expand_as(living)
+    acted = has_past(data.is_first).unsqueeze(-1).expand_as(living)
     prior = model.prior(state.h)
     kl = config.wm_kl_prior * model.latents.kl(posterior.detach(), prior)
     kl = kl + config.wm_kl_posterior * model.latents.kl(posterior, prior.detach())
@@ -84,7 +84,7 @@ def _terms(
     if model.action_head is not None:
         logits = model.action_head(state.features).flatten(0, 2)
         losses = F.cross_entropy(logits, data.actions.roll(1, dims=1).flatten(), reduction="none")
-        terms["wm_action_loss"] = _Term(losses.view_as(kl), foreseeable)
+        terms["wm_action_loss"] = _Term(losses.view_as(kl), acted)
     return terms
 
 
