@@ -24,6 +24,7 @@ from utils.clocks import Every, Ratio
 from utils.config import map_name
 from utils.constraints import ConfigError, unknown
 from utils.logging import Logger
+from utils.memory import keep_freed_memory
 from utils.progress import Progress
 from utils.seeding import seed_global_generators, spawn
 
@@ -56,6 +57,7 @@ def run(
     args.unique_token = f"{args.name}_seed{args.seed}_{map_name(config)}_{directory.name}"
     if args.cpu_threads:
         torch.set_num_threads(args.cpu_threads)
+    keep_freed_memory()
     seed_global_generators(args.seed)
     logger = Logger(console_logger)
     logger.setup_sacred(sacred_run)

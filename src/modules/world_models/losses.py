@@ -59,8 +59,7 @@ def world_model_loss(
 
     has_past = ~data.is_first  # where an episode or a window begins there is nothing to foresee from
     has_past[:, 0] = False
-    kl_prior = _mean_where(model.latents.kl(posterior.detach(), prior), has_past)
-    kl_posterior = _mean_where(model.latents.kl(posterior, prior.detach()), has_past)
+    kl_prior, kl_posterior = (_mean_where(kl, has_past) for kl in model.latents.balanced_kl(posterior, prior))
     living = alive(data.obs)
     team_reward = data.trend.unsqueeze(-1).expand(-1, -1, n_agents)
     continues = data.continues.unsqueeze(-1).expand(-1, -1, n_agents)
