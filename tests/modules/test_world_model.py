@@ -120,12 +120,29 @@ def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:
     assert terms["wm_obs_loss"].item() == pytest.approx(0.5 * standardised.sum().item(), rel=1e-4)
 
 
+def _tangent(gradient: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
+    """The part of a gradient that moves the logits."""
+    return probs * (gradient - (gradient * probs).sum(dim=-1, keepdim=True))
+
+
 def test_kl_and_sampling_agree_with_torch_distributions() -> None:
     latents = CategoricalLatents(groups=3, classes=4, uniform_mix=0.05)
     torch.manual_seed(0)
     posterior, prior = latents.probs(torch.randn(7, 12)), latents.probs(torch.randn(7, 12))
+    both = [posterior.requires_grad_(), prior.requires_grad_()]
     reference = kl_divergence(Categorical(posterior), Categorical(prior)).sum(dim=-1)
-    assert torch.allclose(latents.kl(posterior, prior), reference, atol=1e-5)
+    to_posterior, to_prior = torch.autograd.grad(reference.sum(), both)
+    for_prior, for_posterior = latents.balanced_kl(posterior, prior)
+    for kl, trained, other, expected in (
+        (for_prior, prior, posterior, to_prior),
+        (for_posterior, posterior, prior, to_posterior),
+    ):
+        assert torch.allclose(kl, reference, atol=1e-5)
+        gradient, none = torch.autograd.grad(kl.sum(), [trained, other], allow_unused=True)
+        assert none is None
+        # Categorical normalises: its gradient lacks what all classes have in common.
+        assert torch.allclose(_tangent(gradient, trained), _tangent(expected, trained), atol=1e-4)
+    posterior, prior = posterior.detach(), prior.detach()
     assert posterior.min() >= 0.05 / 4 - 1e-7
     draws = latents.sample(posterior.expand(20000, -1, -1, -1), torch.rand(20000, 7, 3))
     assert torch.allclose(draws.view(20000, 7, 3, 4).mean(dim=0), posterior, atol=0.02)

@@ -65,9 +65,8 @@ def _terms(
     living = alive(data.obs)
     everywhere = torch.ones_like(living)
     acted = has_past(data.is_first).unsqueeze(-1).expand_as(living)
-    prior = model.prior(state.h)
-    kl = config.wm_kl_prior * model.latents.kl(posterior.detach(), prior)
-    kl = kl + config.wm_kl_posterior * model.latents.kl(posterior, prior.detach())
+    kl_prior, kl_posterior = model.latents.balanced_kl(posterior, model.prior(state.h))
+    kl = config.wm_kl_prior * kl_prior + config.wm_kl_posterior * kl_posterior
     reward, continues = (x.unsqueeze(-1).expand_as(living) for x in (data.trend, data.continues))
     may = _log_odds_loss(predicted.avail_logits, data.avail_actions.float()).sum(dim=-1)
     terms = {
