@@ -165,12 +165,18 @@ def curves(store: Store, chosen: Sequence[Run], metric: str) -> pd.DataFrame:
         return pd.DataFrame(columns=CURVE_COLUMNS)
     lengths = [len(points[run.run]) for run in there]
     columns = {name: np.repeat([getattr(run, name) for run in there], lengths) for name in CURVE_COLUMNS[:4]}
+    columns["alg"] = np.repeat([_curve_name(run) for run in there], lengths)
     started = np.repeat([run.started for run in there], lengths)
     steps, values, times = (
         np.concatenate([getattr(points[run.run], name) for run in there])
         for name in ("steps", "values", "times")
     )
     return pd.DataFrame(columns | {"t_env": steps, "seconds": (times - started).round(3), "value": values})
+
+
+def _curve_name(run: Run) -> str:
+    """The algorithm, and what it played on where builds of a game differ: their results never share a curve."""
+    return run.alg if run.build is None else f"{run.alg} (StarCraft II {run.build})"
 
 
 def table(frame: pd.DataFrame, at: int | None = None) -> pd.DataFrame:
@@ -224,7 +230,7 @@ def notices(chosen: Sequence[Run]) -> list[str]:
                 )
     builds = sorted({run.build for run in chosen if run.build})
     if len(builds) > 1:
-        lines.append(f"Results of different StarCraft II builds are mixed: {', '.join(builds)}.")
+        lines.append(f"There are results of different StarCraft II builds, kept apart: {', '.join(builds)}.")
     return lines
 
 

@@ -203,7 +203,7 @@ def test_notices_name_what_a_comparison_lacks(tmp_path):
     assert "mappo on 3m lacks seed 0, 2" in text
     assert "iql on 3m lacks seed 1, 2" in text
     assert "mappo on 3m has seed 1 more than once" in text
-    assert "builds are mixed: 69232, 75689" in text
+    assert "different StarCraft II builds, kept apart: 69232, 75689" in text
 
 
 def test_scores_compare_only_maps_that_all_have(tmp_path):
