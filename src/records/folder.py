@@ -76,7 +76,7 @@ class FolderStore:
             files = [path] if path.suffix == ".csv" else sorted(path.glob("*.csv"))
             for file in files:
                 runs |= {run.run: run for run in self._read_csv(file)}
-            if path.is_dir():
+            if path.is_dir() and run_directories(path):  # a folder of CSV files gets no index
                 runs |= {run.run: run for run in self._read_folder(path)}
         return sorted(runs.values(), key=order)
 

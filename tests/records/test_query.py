@@ -174,6 +174,7 @@ def test_curves_kept_without_run_and_time_are_read(tmp_path):
     assert frame["value"].tolist() == [1.0, 2.0]
     assert frame["seconds"].isna().all()
     assert [str(tmp_path / "b.csv") in problem for problem in store.problems] == [True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv"]
 
 
 def test_the_table_holds_values_at_a_step_and_counts_short_runs(tmp_path):
