@@ -21,6 +21,7 @@ from utils.typed_args import read
 
 RESULT = "world_model_quality"  # name of the files in the run directory
 TITLES = {"gpe": "global prediction error (GPE)", "gci": "global consistency index (GCI)"}
+COLOURS = {"obs": "C0", "reward": "C1", "continue": "C2", "state": "C3"}
 
 
 def evaluate(directory: Path, which: str, horizon: int, config: dict[str, Any], path: Path) -> str:
@@ -101,12 +102,13 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
     figure, panels = plt.subplots(1, 2, figsize=(10.4, 3.8), layout="constrained")
     for panel, (name, title) in zip(panels, TITLES.items(), strict=True):
-        for index, (part, curve) in enumerate(result[name]["parts"].items()):
-            panel.plot(result["horizons"], curve["per_horizon"]["value"], color=f"C{index}", lw=1, label=part)
+        for part, curve in result[name]["parts"].items():
+            panel.plot(result["horizons"], curve["per_horizon"]["value"], color=COLOURS[part], label=part)
         whole = result[name]["per_horizon"]
         panel.plot(result["horizons"], whole["value"], color="black", lw=2, label="mean")
         panel.fill_between(result["horizons"], whole["low"], whole["high"], color="black", alpha=0.15, lw=0)
         panel.set(title=title, xlabel="steps ahead", ylabel="standard deviations", ylim=(0, None))
+        panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False)
