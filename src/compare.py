@@ -3,10 +3,10 @@
     python src/compare.py --algs gawm_small,mamba_small,mappo --maps 3m,2s3z --seeds 3 --steps 50000 --jobs 2
     python src/compare.py --algs gawm_small,qmix --maps 3m --seeds 2 --steps 20000 with test_interval=5000
 
-Each run is an ordinary one of main.py. A run of the same configuration that took all steps is not repeated, one that
-broke off goes on; so the same command goes on after an interrupt, and is cheap when all is done. With --jobs 0
-nothing is trained. The output folder then holds the table (table.csv, table.md), the test curves (curves.csv,
-curves.png), the losses of the world models (losses.png), and what each run printed (logs/).
+Each run is an ordinary one of main.py. A run of the same configuration that took all steps is not repeated,
+one that broke off goes on; so the same command goes on after an interrupt, and is cheap when all is done.
+With --jobs 0 nothing is trained. The output folder then holds a table (table.csv, table.md), the test curves
+(curves.csv, curves.png), the losses of the world models (losses.png), and what each run printed (logs/).
 
 Exit codes: 0 all runs are there, 1 some are missing (they are named, the others compared), 2 a request that
 can't be run, 130 interrupted.
@@ -35,7 +35,8 @@ if TYPE_CHECKING:  # imported where needed: pandas and matplotlib take their tim
 ROOT = Path(__file__).resolve().parents[1]
 STATUS_EVERY = 60.0  # seconds
 COLUMNS = [
-    "map", "alg", "seeds", "mean", "iqm", "low", "high", "median", "q25", "q75", "std", "area", "minutes", "updates",
+    "map", "alg", "seeds", "mean", "iqm", "low", "high", "median", "q25", "q75", "std", "area", "minutes",
+    "updates",
 ]  # fmt: skip
 
 
@@ -56,25 +57,18 @@ def study(given: argparse.Namespace, jobs: Sequence[Job], command: str) -> int:
     """Run what is missing of ``jobs``, compare what is there and return the exit code."""
     out = ROOT / given.out
     wanted = [job for job in jobs if job.finished() is None]
-    print(
-        f"{len(jobs) - len(wanted)} of {len(jobs)} runs are there, {len(wanted)} are missing", file=sys.stderr
-    )
+    print(f"{len(wanted)} of {len(jobs)} runs are missing", file=sys.stderr)
     became = train(wanted, given.jobs, out / "logs") if given.jobs else {}
     done = {job: directory for job in jobs if (directory := job.finished()) is not None}
     missing = [f"{job} is missing ({became.get(job, 'not trained')})." for job in jobs if job not in done]
     if not done:
-        return _fail(
-            f"None of the {len(jobs)} runs is finished, so nothing is compared. {' '.join(missing)}", 1
-        )
+        return _fail(f"No run is finished, so nothing is compared: {' '.join(missing)}", 1)
     out.mkdir(parents=True, exist_ok=True)
     text, notices = compare(done, given.steps, out)
-    notes = [*missing, *notices]
-    (out / "table.md").write_text(
-        "\n".join([f"    {command}", "", text, "", *(f"- {note}" for note in notes), ""])
-    )
+    listed = "\n".join(f"- {note}" for note in [*missing, *notices])
+    (out / "table.md").write_text(f"    {command}\n\n{text}\n\n{listed}\n")
     print(text)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    print(listed, file=sys.stderr)
     print(f"\nTable, curves and losses are in {out}")
     return 1 if missing else 0
 
@@ -88,9 +82,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = Parser(prog="compare.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     top.add_argument("--algs", type=_list, required=True, metavar="A,B", help="algorithms of src/config/algs")
-    top.add_argument(
-        "--maps", type=_list, required=True, metavar="M,N", help="maps, or gymnasium ids for gymma"
-    )
+    top.add_argument("--maps", type=_list, required=True, metavar="M,N", help="maps; for gymma, its ids")
     top.add_argument("--seeds", type=_count, default=3, metavar="N", help="seeds 0 to N - 1 (3)")
     top.add_argument("--steps", type=_count, default=50000, metavar="N", help="environment steps (50000)")
     top.add_argument("--env-config", default="smax", metavar="ENV", help="environment (smax)")
@@ -209,8 +201,8 @@ def up_to(frame: "pd.DataFrame", steps: int) -> "pd.DataFrame":
 def table(frame: "pd.DataFrame", *updates: "pd.DataFrame") -> "pd.DataFrame":
     """Return one row per map and algorithm: what its runs reached, how they spread, what they took.
 
-    ``mean`` to ``q75`` are of the runs' last values, ``area`` is the mean area under their curves, per step;
-    ``minutes`` the mean time from the start to the last test, with pauses; ``updates`` the mean number of updates.
+    ``mean`` to ``std`` are of the runs' last values, ``area`` is the mean area under their curves, per step,
+    ``minutes`` the mean time from the start to the last test, with pauses.
 
     Args:
         frame: the curves.

@@ -57,8 +57,8 @@ def choose(config: dict[str, Any]) -> Path:
 
 
 def matching(config: dict[str, Any]) -> tuple[list[Path], list[Path]]:
-    """Return the directories of this configuration's runs, the newest first: those that took all of its steps, and
-    those that may go on."""
+    """Return the directories of this configuration's runs, the newest first: those that took all its steps,
+    and those that may go on."""
     finished: list[Path] = []
     unfinished: list[Path] = []
     for directory, record in _records(config):

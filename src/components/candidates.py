@@ -79,7 +79,7 @@ class Candidates:
         return errors.argmin(dim=1)
 
     def foreseen_errors(self, state: LatentState, actor_hidden: Tensor) -> Tensor:
-        """Errors (M,) predicted for states (M, n, ...) and what the policy makes of them, summed over steps."""
+        """Errors (M,) predicted for states (M, n, ...) and what follows under the policy, added up."""
         errors = self.predictor(state.features).mean(dim=-1)
         for _ in range(self.config.candidate_predictions - 1):
             moment = Moment(state, *decode(self.model.predict(state.features)), actor_hidden)

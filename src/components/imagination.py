@@ -52,9 +52,7 @@ def imagine(
     features = [start.state.features]
     for _ in range(horizon):
         decision = act(mac, moment)
-        state = (
-            model.imagine(moment.state, decision.actions) if advance is None else advance(moment, decision)
-        )
+        state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
         predicted = model.predict(state.features)
         outcome = model.team_reward(predicted), model.team_continue(predicted)
         steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs, *outcome))

@@ -25,8 +25,8 @@ WORDS = {"null": None, "none": None, "true": True, "false": False}
 class Request:
     """What the command line asks for; ``assignments`` are the key=value pairs behind ``with``.
 
-    ``mongo`` is the address of the MongoDB database that gets a copy of the record, None for no copy.
-    Both names may be missing where a run to go on with is named: ``with resume=DIRECTORY``.
+    Both names may be missing where a run to go on with is named: ``with resume=DIRECTORY``. ``mongo`` is the
+    address of the MongoDB database that gets a copy of the record, None for no copy.
     """
 
     alg: str | None
@@ -137,8 +137,8 @@ def compose(request: Request) -> dict[str, Any]:
 def _algorithm(name: str, derived: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Return the files that make up an algorithm, the one that all others build on first.
 
-    An algorithm's file may name another as its ``base``, and then holds only what differs; ``derived`` are those
-    that build on this one.
+    An algorithm's file may name another as its ``base``, and then holds only what differs; ``derived`` are
+    those that build on this one.
 
     Raises:
         ConfigError: a base does not exist, or builds on what is derived from it.

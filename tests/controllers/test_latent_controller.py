@@ -1,4 +1,4 @@
-"""The controller that acts on a world model's state: its model sees what a learner's would, and agents talk."""
+"""The controller that acts on a world model's state: it runs the model as a learner does, and agents talk."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +26,9 @@ def make_mac(obs_fusion: bool = False) -> LatentMAC:
     args = SimpleNamespace(
         n_agents=N_AGENTS, n_actions=N_ACTIONS, agent="rnn", agent_output_type="pi_logits",
         action_selector="soft_policies", test_greedy=True, obs_agent_id=True, obs_last_action=False,
-        hidden_dim=16, use_rnn=False, wm_width=16, wm_latent_groups=3, wm_latent_classes=4, wm_uniform_mix=0.01,
-        wm_fusion_layers=1, wm_fusion_heads=2, wm_head_layers=1, wm_obs_fusion=obs_fusion,
+        hidden_dim=16, use_rnn=False, wm_width=16, wm_latent_groups=3, wm_latent_classes=4,
+        wm_uniform_mix=0.01, wm_fusion_layers=1, wm_fusion_heads=2, wm_head_layers=1,
+        wm_obs_fusion=obs_fusion,
     )  # fmt: skip
     return LatentMAC(SCHEME, GROUPS, args)
 
@@ -116,7 +117,7 @@ def test_slots_at_different_steps_act_as_if_alone() -> None:
 
 
 def test_agents_communicate_through_the_model() -> None:
-    """What one agent sees reaches the others by the next step, and not before: only then they act differently."""
+    """What one agent sees reaches the others by the next step, and not before."""
     mac, batch = make_mac(obs_fusion=False), make_episodes()
     with torch.no_grad():
         mac.world_model.posterior_head[-1].weight *= 30  # latents that tell what was seen

@@ -1,7 +1,7 @@
 """Regression of a scalar: as a distribution over fixed bins, blind to its scale, or as the number itself.
 
 Two-hot targets in symlog space (Hafner et al., 2023, arXiv 2301.04104, section "Robust predictions"). Both
-codes offer ``size``, the numbers that a network predicts, ``mean``, the scalar that they stand for, and ``loss``.
+ways offer ``size``, how many numbers a network predicts, ``mean``, the scalar they stand for, and ``loss``.
 """
 
 import torch
