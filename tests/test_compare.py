@@ -159,7 +159,7 @@ def test_an_interrupt_ends_the_runs_in_order(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, str(COMPARE), *words], stderr=subprocess.PIPE, text=True)
     try:
         log = tmp_path / "study" / "logs"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not any("steps/s" in file.read_text() for file in log.glob("*.log")):
             assert time.monotonic() < deadline, "no run came under way"
             time.sleep(0.2)

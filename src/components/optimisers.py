@@ -93,7 +93,7 @@ class BatchedMuon(torch.optim.Optimizer):
 
     def _directions(self, matrices: Sequence[Tensor], momentum: float) -> list[Tensor]:
         """Advance the momenta; returns where to go, each matrix turned so that it isn't higher than wide."""
-        gradients = [p.grad for p in matrices]
+        gradients = [p.grad for p in matrices if p.grad is not None]
         buffers = []
         for p in matrices:
             state = self.state[p]

@@ -127,8 +127,8 @@ def compose(request: Request) -> dict[str, Any]:
         ConfigError: an unknown key, or a value of the wrong type or out of its range.
     """
     config: dict[str, Any] = {}
-    for layer in ("default", f"envs/{request.env}"):
-        config = _merge(config, load(CONFIG_DIR / f"{layer}.yaml"))
+    for name in ("default", f"envs/{request.env}"):
+        config = _merge(config, load(CONFIG_DIR / f"{name}.yaml"))
     for layer in _algorithm(str(request.alg)):
         config = _merge(config, layer)
     return change(config, request.assignments)
