@@ -175,7 +175,7 @@ def curves(store: Store, chosen: Sequence[Run], metric: str) -> pd.DataFrame:
 
 
 def _curve_name(run: Run) -> str:
-    """The algorithm, and the build that it played on where there is one: their results never share a curve."""
+    """The algorithm, and the build that it played on if there is one: their results never share a curve."""
     return run.alg if run.build is None else f"{run.alg} (StarCraft II {run.build})"
 
 
