@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.constraints import ConfigError, hint
+from utils.config import read_words
+from utils.constraints import ConfigError
 
 FORM = "main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]"
 FOLDER = "evaluations"  # of a run directory
@@ -47,17 +48,7 @@ def parse(argv: list[str]) -> Request:
     Raises:
         ConfigError: it has another form.
     """
-    values: dict[str, str] = {}
-    known = ["evaluate", "checkpoint", "episodes", "render"]
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if word == "with":
-            continue
-        if not equals or key not in known:
-            raise ConfigError(
-                f"{word!r} is not part of an evaluation{hint(key, known)}; the form is: {FORM}."
-            )
-        values[key] = value
+    values = read_words(argv, ["evaluate", "checkpoint", "episodes", "render"], FORM)
     directory, episodes = Path(values.pop("evaluate")).absolute(), values.get("episodes", "1000")
     if not episodes.isdigit() or int(episodes) == 0:
         raise ConfigError(f"episodes must be a whole number from 1 on, not {episodes!r}.")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -24,14 +21,8 @@ from torch.utils.dlpack import from_dlpack
 from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View
 from envs.multiagentenv import Info, MultiAgentEnv
 from envs.smax_drawing import Units, draw
-from envs.smax_scenarios import SCENARIOS, UNIT_TYPES, Scenario
-
-# An optional part of the package replaces sys.stdout for good when it is imported, so it is not; and what the
-# package prints about optional parts is of no use here.
-sys.modules.setdefault("jaxmarl.environments.mabrax", None)  # type: ignore[arg-type]
-with contextlib.redirect_stdout(io.StringIO()):
-    from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
-    from jaxmarl.environments.smax.smax_env import Scenario as JaxScenario
+from envs.smax_scenarios import SCENARIOS, Scenario
+from envs.smax_simulator import make_simulator
 
 Array = jax.Array
 T = TypeVar("T", Array, Tensor)
@@ -63,7 +54,7 @@ class SmaxRules:
     """One kind of battle as pure, compiled functions of :class:`Battles`."""
 
     def __init__(self, scenario: Scenario, reward_scale: float, attack_mode: str, **options: Any):
-        self.env = HeuristicEnemySMAX(attack_mode=attack_mode, scenario=_to_jax(scenario), **options)
+        self.env = make_simulator(scenario, attack_mode=attack_mode, **options)
         self.reward_scale = reward_scale
         self.n_allies, self.n_enemies = len(scenario.allies), len(scenario.enemies)
         self.n_own_features = len(self.env.own_features)
@@ -143,17 +134,6 @@ class SmaxRules:
         units = from_dlpack(obs)
         state = units[..., -self.n_own_features :].reshape(len(units), -1)
         return View(units[:, : self.n_allies], state, from_dlpack(avail))
-
-
-def _to_jax(scenario: Scenario) -> JaxScenario:
-    types = [UNIT_TYPES.index(unit) for unit in scenario.allies + scenario.enemies]
-    return JaxScenario(
-        jnp.array(types, dtype=jnp.uint8),
-        len(scenario.allies),
-        len(scenario.enemies),
-        scenario.smacv2,
-        scenario.smacv2,
-    )
 
 
 def _step_key(key: Array, episode: Array, step: Array | int) -> Array:
@@ -256,7 +236,7 @@ class BatchedSMAX(BatchedEnv):
             health=np.asarray(game.unit_health[slot] * game.unit_alive[slot]) / rules.unit_type_health[types],
             radius=np.asarray(rules.unit_type_radiuses)[types],
             shooting=np.asarray(game.prev_attack_actions[slot]) >= rules.num_movement_actions,
-            letters=[UNIT_TYPES[kind][0].upper() for kind in types],
+            letters=[rules.unit_type_shorthands[kind] for kind in types],
             n_allies=self.rules.n_allies,
         )
         return draw(units, (rules.map_width, rules.map_height))

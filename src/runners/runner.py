@@ -111,7 +111,12 @@ class Runner:
         if selector is not None and hasattr(selector, "epsilon"):
             self.logger.log_stat("epsilon", selector.epsilon, self.t_env)
         restarts = self._restarts_before + self.env.worker_restarts
-        for name, count in (("worker_restarts", restarts), ("lost_episodes", self._play.lost_episodes)):
+        counts = {
+            "worker_restarts": restarts,
+            "lost_episodes": self._play.lost_episodes,
+            **self._play.lost_as,
+        }
+        for name, count in counts.items():
             if count:
                 self.logger.log_stat(name, count, self.t_env)
         self._logged_at = self.t_env
@@ -122,8 +127,10 @@ class Runner:
         if self._test_env is None:
             self._test_env = make_batched(self.args, spawn(self.config.seed, "test_env", n_slots))
         play = self._make_play(self._test_env, self.mac, "test_")
-        self._play_tests(play, self.config.test_nepisode, "test_exploration")
+        self._play_all(play, self.config.test_nepisode, "test_exploration", test_mode=True)
         play.statistics.log(self.logger, self.t_env)
+        for name, count in play.lost_as.items():
+            self.logger.log_stat(f"test_{name}", count, self.t_env)
 
     @torch.no_grad()
     def play_episodes(
@@ -141,22 +148,35 @@ class Runner:
         try:
             play = self._make_play(env, self.mac, prefix)
             play.watch = watch
-            self._play_tests(play, n, f"{stream}_exploration")
+            self._play_all(play, n, f"{stream}_exploration", test_mode=True)
         finally:
             env.close()
         return play.statistics
+
+    @torch.no_grad()
+    def record_episodes(self, n: int, stream: str, mac: Any) -> EpisodeBatch:
+        """Lets ``mac`` play ``n`` episodes, exploring as in training, in environments made for them whose
+        seeds are spawned from ``stream``, and returns the episodes."""
+        env = make_batched(self.args, spawn(self.config.seed, f"{stream}_env", self._test_slots(n)))
+        try:
+            recorder = Recorder(self._new_batch, env.n_envs, self._length)
+            play = self._make_play(env, mac, "", recorder)
+            self._play_all(play, n, f"{stream}_exploration", test_mode=False)
+        finally:
+            env.close()
+        return recorder.take(n)
 
     def _test_slots(self, n: int) -> int:
         """Slots in which ``n`` test episodes are played."""
         most = {"episode": 1, "parallel": self.batch_size, "vector": MAX_TEST_SLOTS}[self.config.runner]
         return min(most, n)
 
-    def _play_tests(self, play: Play, n: int, stream: str) -> None:
+    def _play_all(self, play: Play, n: int, stream: str, test_mode: bool) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(spawn(self.config.seed, stream, 1)[0])
             for first in range(0, n, play.env.n_envs):
                 active = torch.arange(first, first + play.env.n_envs) < n
-                play.one_episode_each(active, self.t_env, test_mode=True)
+                play.one_episode_each(active, self.t_env, test_mode)
 
     def close_env(self) -> None:
         """Frees what the environments hold."""

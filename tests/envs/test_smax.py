@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
 from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
 import envs
 from envs.smax import BatchedSMAX, SMAXEnv, _step_key, make_rules
-from envs.smax_scenarios import SCENARIOS, UNIT_TYPES
+from envs.smax_scenarios import SCENARIOS, SIMULATOR_UNITS
 
 STOP, EAST = 4, 1
 
@@ -41,14 +42,15 @@ def test_shapes_and_types_of_every_scenario(name):
     env = BatchedSMAX([1, 2], name)
     n, m, info = len(scenario.allies), len(scenario.enemies), env.info
     assert (info.n_agents, info.n_actions, info.episode_limit) == (n, 5 + m, 101)
-    assert info.obs_shape == 13 * (n + m - 1) + 10
-    assert info.state_shape == 10 * (n + m)
+    kinds = 6 + len({"colossus", "spine_crawler"} & {*scenario.allies, *scenario.enemies})
+    assert info.obs_shape == (7 + kinds) * (n + m - 1) + 4 + kinds
+    assert info.state_shape == (4 + kinds) * (n + m)
     battles = jax.eval_shape(env.rules.start, env._keys, jnp.zeros(2, jnp.int32))
     assert battles.obs.shape == (2, n + m, info.obs_shape)
     assert battles.avail.shape == (2, n, info.n_actions)
 
 
-@pytest.mark.parametrize("name", ["3m", "2s3z", "smacv2_5_units"])
+@pytest.mark.parametrize("name", ["3m", "2s3z", "smacv2_5_units", "2s_vs_1sc", "corridor"])
 def test_a_step_gives_back_exactly_the_types_of_a_start(name):
     env = BatchedSMAX([1, 2], name)
     actions = jnp.zeros((2, env.info.n_agents), jnp.int32)
@@ -63,16 +65,26 @@ def test_scenarios_are_those_of_the_simulator():
     for name, theirs in MAP_NAME_TO_SCENARIO.items():
         ours = SCENARIOS[name]
         assert (len(ours.allies), len(ours.enemies)) == (theirs.num_allies, theirs.num_enemies)
-        assert [UNIT_TYPES.index(u) for u in ours.allies + ours.enemies] == theirs.unit_types.tolist()
+        types = [SIMULATOR_UNITS.index(unit) for unit in ours.allies + ours.enemies]
+        assert types == theirs.unit_types.tolist()
         assert ours.smacv2 == theirs.smacv2_position_generation == theirs.smacv2_unit_type_generation
-    assert set(SCENARIOS) - set(MAP_NAME_TO_SCENARIO) == {"3s_vs_3z", "3s_vs_4z"}
-    assert tuple(make_rules("3m", 1.0, "closest").env.unit_type_names) == UNIT_TYPES
+    added = {"3s_vs_3z", "3s_vs_4z", "1c3s5z", "2s_vs_1sc", "corridor"}
+    assert set(SCENARIOS) - set(MAP_NAME_TO_SCENARIO) == added
+
+
+def test_units_are_those_of_the_simulator():
+    theirs = HeuristicEnemySMAX(scenario=MAP_NAME_TO_SCENARIO["2s3z"])._env
+    ours = make_rules("2s3z", 1.0, "closest").env._env
+    assert type(ours) is type(theirs)
+    for name, value in vars(theirs).items():
+        if name.startswith("unit_type_"):
+            np.testing.assert_array_equal(value, getattr(ours, name), err_msg=name)
 
 
 def test_battles_are_those_of_the_simulator():
     seed, generator = 3, torch.Generator().manual_seed(0)
     ours = BatchedSMAX([seed, 4], "3m")
-    theirs = ours.rules.env
+    theirs = HeuristicEnemySMAX(scenario=MAP_NAME_TO_SCENARIO["3m"])
     key, episode = jax.random.PRNGKey(seed), jnp.array(0)
     view = ours.reset()
     _, state = theirs.reset(_step_key(key, episode, 0))

@@ -1,0 +1,93 @@
+"""The command lines about world-model quality. Importing this takes no time.
+
+python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]
+python src/main.py evaluate_world_model=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.config import map_name, read_words
+from utils.constraints import ConfigError
+
+RECORD, MEASURE = "record_dataset", "evaluate_world_model"
+FORMS = {
+    RECORD: f"main.py {RECORD}=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]",
+    MEASURE: f"main.py {MEASURE}=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be recorded or measured."""
+
+    command: str
+    """``RECORD`` or ``MEASURE``."""
+    directory: Path
+    """Of the run."""
+    checkpoint: str
+    """last, a step or, of a policy, best."""
+    number: int
+    """Of episodes to record, or of steps to predict."""
+    dataset: Path | None
+    """To measure on; None for the map's own."""
+
+
+def is_asked_for(argv: list[str]) -> bool:
+    """Whether the command line ``argv`` asks for one of these commands."""
+    return any(word.startswith((f"{RECORD}=", f"{MEASURE}=")) for word in argv)
+
+
+def parse(argv: list[str]) -> Request:
+    """Read the words of either command.
+
+    Raises:
+        ConfigError: they have another form.
+    """
+    command = RECORD if any(word.startswith(f"{RECORD}=") for word in argv) else MEASURE
+    number = "episodes" if command == RECORD else "horizon"
+    options = ["checkpoint", number] if command == RECORD else ["checkpoint", number, "dataset"]
+    values = read_words(argv, [command, *options], FORMS[command])
+    count = values.get(number, "128" if command == RECORD else "15")
+    if not count.isdigit() or int(count) == 0:
+        raise ConfigError(f"{number} must be a whole number from 1 on, not {count!r}.")
+    if command == RECORD and int(count) % 4:
+        raise ConfigError(
+            f"episodes must be a multiple of 4, not {count}: half are random, and half predicted."
+        )
+    return Request(
+        command=command,
+        directory=Path(values[command]).absolute(),
+        checkpoint=values.get("checkpoint", "best" if command == RECORD else "last"),
+        number=int(count),
+        dataset=Path(values["dataset"]).absolute() if "dataset" in values else None,
+    )
+
+
+def carry_out(request: Request, config: dict[str, Any], log: logging.Logger) -> str:
+    """Do what is asked for the run whose configuration is ``config`` and return the outcome in one line.
+
+    Raises:
+        ConfigError: this run, or these data, can't be used.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        OSError: the results can't be written.
+    """
+    path = request.dataset or dataset_path(config)
+    if request.command == RECORD:
+        from quality.recording import record
+
+        return record(request.directory, request.checkpoint, request.number, config, path, log)
+    if not path.exists():
+        raise ConfigError(f"There is no held-out play in {path} yet; make it once with: {FORMS[RECORD]}.")
+    from quality.measuring import evaluate
+
+    return evaluate(request.directory, request.checkpoint, request.number, config, path)
+
+
+def dataset_path(config: dict[str, Any]) -> Path:
+    """Where the held-out play of a run's map is kept."""
+    return Path(config["local_results_path"], "datasets", f"{map_name(config)}.npz")

@@ -1,0 +1,116 @@
+"""Measures the world model of a run on held-out play: GPE and GCI as JSON and as a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from checkpoints import Checkpoint, CheckpointStore
+from modules.world_models.world_model import WorldModel, WorldModelConfig
+from quality.held_out import HeldOut, load
+from quality.indices import measure
+from quality.open_loop import Measured
+from run import CHECKPOINTS
+from utils.constraints import ConfigError
+from utils.typed_args import read
+
+RESULT = "world_model_quality"  # name of the files in the run directory
+TITLES = {"gpe": "global prediction error (GPE)", "gci": "global consistency index (GCI)"}
+COLOURS = {"obs": "C0", "reward": "C1", "continue": "C2", "state": "C3"}
+
+
+def evaluate(directory: Path, which: str, horizon: int, config: dict[str, Any], path: Path) -> str:
+    """Measure, save the results in the run directory and return them in one line.
+
+    Args:
+        directory: of the run.
+        which: its checkpoint: last or a step.
+        horizon: steps to predict.
+        config: the configuration in the run's record.
+        path: of the held-out play.
+
+    Raises:
+        ConfigError: the run trained no world model, or the data are of another map or unfit.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        OSError: the results can't be written.
+    """
+    checkpoint = CheckpointStore(directory / CHECKPOINTS).find(which)
+    try:
+        data, about = load(path)
+        _check_same_task(config, about, path)
+        model = load_world_model(checkpoint, config, data, about["n_actions"])
+        torch.manual_seed(0)  # the latents that are drawn
+        indices = measure(Measured(model), data, horizon)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    run = {"run": str(directory), "alg": config["name"], "seed": config["seed"], "step": checkpoint.step}
+    result = {**run, **indices, "dataset": {"file": str(path), **about}}
+    target = directory / f"{RESULT}.json"
+    target.write_text(json.dumps(result, indent=1))
+    draw(result, target.with_suffix(".png"))
+    return f"{config['name']}, step {checkpoint.step}: {_words(result)}; saved in {target} and .png"
+
+
+def _check_same_task(config: dict[str, Any], about: Mapping[str, Any], path: Path) -> None:
+    for key in ("env", "env_args"):
+        if config[key] != about[key]:
+            raise ConfigError(f"{path} was recorded with {key} {about[key]}, but the run has {config[key]}.")
+
+
+def load_world_model(
+    checkpoint: Checkpoint, config: dict[str, Any], data: HeldOut, n_actions: int
+) -> WorldModel:
+    """The world model of a checkpoint, frozen.
+
+    Raises:
+        ConfigError: there is none in it.
+        CheckpointError: it can't be read.
+    """
+    if not checkpoint.is_complete:
+        raise ConfigError(
+            f"{checkpoint.path} holds a policy alone; choose checkpoint=last or one of the steps."
+        )
+    state = checkpoint.load("learner")
+    if "world_model" not in state:
+        raise ConfigError(f"{checkpoint.path} holds no world model: {config['name']} learns without one.")
+    n_agents, obs_size = data.obs.shape[2:]
+    sizes = read(WorldModelConfig, SimpleNamespace(**config))
+    model = WorldModel(n_agents, obs_size, n_actions, sizes)
+    model.load_state_dict(state["world_model"])
+    return model.requires_grad_(False)
+
+
+def _words(result: Mapping[str, Any]) -> str:
+    means = {name: result[name]["mean"] for name in TITLES}
+    return ", ".join(
+        f"{name.upper()} {mean['value']:.3f} (95 % interval {mean['low']:.3f} to {mean['high']:.3f})"
+        for name, mean in means.items()
+    )
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Draw GPE, GCI and their parts over the horizon into the picture ``path``."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10.4, 3.8), layout="constrained")
+    for panel, (name, title) in zip(panels, TITLES.items(), strict=True):
+        for part, curve in result[name]["parts"].items():
+            panel.plot(result["horizons"], curve["per_horizon"]["value"], color=COLOURS[part], label=part)
+        whole = result[name]["per_horizon"]
+        panel.plot(result["horizons"], whole["value"], color="black", lw=2, label="mean")
+        panel.fill_between(result["horizons"], whole["low"], whole["high"], color="black", alpha=0.15, lw=0)
+        panel.set(title=title, xlabel="steps ahead", ylabel="standard deviations", ylim=(0, None))
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

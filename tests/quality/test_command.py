@@ -1,0 +1,38 @@
+"""What the command lines about world-model quality say to bad requests."""
+
+import pytest
+
+from quality import command
+from utils.constraints import ConfigError
+
+
+def test_the_words_become_a_request(tmp_path):
+    asked = command.parse([f"record_dataset={tmp_path}", "with", "episodes=8"])
+    assert (asked.command, asked.directory, asked.checkpoint, asked.number) == (
+        "record_dataset",
+        tmp_path,
+        "best",
+        8,
+    )
+    asked = command.parse([f"evaluate_world_model={tmp_path}", "checkpoint=300"])
+    assert (asked.command, asked.checkpoint, asked.number) == ("evaluate_world_model", "300", 15)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["record_dataset=x", "horizon=5"], "'horizon=5' is not part of this command"),
+        (["evaluate_world_model=x", "horzion=5"], "did you mean horizon"),
+        (["evaluate_world_model=x", "horizon=0"], "horizon must be a whole number"),
+        (["record_dataset=x", "episodes=many"], "episodes must be a whole number"),
+        (["record_dataset=x", "episodes=6"], "multiple of 4"),
+    ],
+)
+def test_bad_words_are_answered_with_a_sentence(words, message):
+    assert command.is_asked_for(words)
+    with pytest.raises(ConfigError, match=message):
+        command.parse(words)
+
+
+def test_an_ordinary_request_is_none_of_these():
+    assert not command.is_asked_for(["--config=gawm", "--env-config=smax", "with", "seed=1"])
