@@ -179,9 +179,10 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     except SimulatorError as error:
         return _fail(f"{error}.", 1)
     except KeyboardInterrupt:
-        if observer is None:
+        directory = getattr(observer, "dir", None)
+        if directory is None:  # the record was not opened yet
             raise
-        print(f"Interrupted; the record so far is in {observer.dir}", file=sys.stderr)
+        print(f"Interrupted; the record so far is in {directory}", file=sys.stderr)
         return INTERRUPTED
     except TrainingDiverged as stop:
         print(
@@ -230,7 +231,7 @@ def _record(
 
     @experiment.main
     def _train_recorded() -> dict[str, Any]:
-        resume.lock(observer.dir)
+        resume.lock(observer.dir)  # that of a resumed run is held already
         log.info("The record is in %s", observer.dir)
         return session.train(observer.journal, observer.dir)
 
