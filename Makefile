@@ -29,7 +29,7 @@ demo: $(STAMP)
 	@$(PY) src/main.py --config=$(DEMO_ALG) --env-config=smax with env_args.map_name=$(DEMO_MAP) \
 	  t_max=$(DEMO_STEPS) test_interval=$(DEMO_TEST) log_interval=$(DEMO_TEST) seed=$(DEMO_SEED) \
 	  cpu_threads=$(THREADS)
-	@$(PY) src/plot.py "$$(ls -td results/sacred/$(DEMO_ALG)/$(DEMO_MAP)/[0-9]* | head -n 1)" \
+	@$(PY) src/results.py plot --run "$$(ls -td results/sacred/$(DEMO_ALG)/$(DEMO_MAP)/[0-9]* | head -n 1)" \
 	  --out results/plots/$(DEMO_ALG)_$(DEMO_MAP).png
 
 test: lint

@@ -1,9 +1,10 @@
 """The command line: composes and checks the configuration, opens the run's record with Sacred, trains.
 
-    python src/main.py --config=ALG --env-config=ENV with key=value ...
+    python src/main.py --config=ALG --env-config=ENV [--mongo=URI] with key=value ...
     python src/main.py --config=ALG --env-config=ENV with key=value ... resume=True
     python src/main.py with resume=DIRECTORY
     python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
+    python src/main.py check ENV [with key=value ...]
     python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]
     python src/main.py evaluate_world_model=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]
 
@@ -14,6 +15,7 @@ diverged, 130 interrupted.
 import errno
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from typing import Any, NoReturn
 import envs
 import evaluation
 import resume
+from envs.multiagentenv import SimulatorError
 from quality import command as quality
 from utils import combinations, interrupts
 from utils.config import change, compose, parse_command_line, run_folder
@@ -33,6 +36,7 @@ from utils.seeding import draw_seed
 from utils.threads import limit_threads
 
 ROOT = Path(__file__).resolve().parents[1]
+ANY_ALG = "qmix"  # where a configuration is needed and the algorithm has no part in it
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -41,6 +45,8 @@ def main(argv: list[str]) -> int:
     """Run the command line ``argv`` and return the exit code."""
     interrupts.install()
     try:
+        if argv[:1] == ["check"]:
+            return check(argv[1:])
         if evaluation.is_asked_for(argv):
             return evaluate(evaluation.parse(argv))
         if quality.is_asked_for(argv):
@@ -64,6 +70,20 @@ def _fail(message: object, code: int) -> int:
     return code
 
 
+def check(argv: list[str]) -> int:
+    """Print what ``ENV with key=value ...`` needs and whether it is there; 0 if all of it is."""
+    if not argv or argv[0] not in envs.CHECKED:
+        raise ConfigError(f"check needs the name of an environment: {', '.join(envs.CHECKED)}.")
+    config = compose(parse_command_line([f"--config={ANY_ALG}", f"--env-config={argv[0]}", *argv[1:]]))
+    found = envs.checks(config["env"], config["env_args"], _n_envs(config))
+    said: set[str] = set()
+    for look in found:
+        what = "see above" if look.failure in said else look.failure or look.found
+        print(f"{'missing' if look.failure else 'ok':8}{look.title + ':':18} {what}")
+        said |= {look.failure} - {""}
+    return 2 if said else 0
+
+
 def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
     """Return the configuration that ``argv`` asks for, complete and checked, without starting anything, and
     the directory of the run that is to go on, if one is."""
@@ -74,10 +94,7 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
     else:
         config = compose(request)
     combinations.check(config)
-    try:
-        envs.validate(config["env"], config["env_args"])
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    _validate_environment(config)
     config["local_results_path"] = str(_writable(ROOT / config["local_results_path"]))
     resumed = None
     if config["resume"]:
@@ -86,6 +103,18 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
     if config["seed"] is None:
         config["seed"] = draw_seed()
     return config, resumed
+
+
+def _n_envs(config: dict[str, Any]) -> int:
+    """How many environments run side by side: as many for tests as for training."""
+    return 2 if config["runner"] == "episode" else 2 * config["batch_size_run"]
+
+
+def _validate_environment(config: dict[str, Any]) -> None:
+    try:
+        envs.validate(config["env"], config["env_args"], _n_envs(config))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _writable(folder: Path) -> Path:
@@ -99,6 +128,7 @@ def _writable(folder: Path) -> Path:
 def evaluate(request: evaluation.Request) -> int:
     """Play a saved policy, print how it did and return the exit code."""
     config = resume.record_of(request.directory).config
+    _validate_environment(config)
     limit_threads(config["cpu_threads"])
     from checkpoints import CheckpointError
     from utils.logging import get_console_logger
@@ -107,6 +137,8 @@ def evaluate(request: evaluation.Request) -> int:
         print(evaluation.evaluate(request, config, get_console_logger()))
     except CheckpointError as error:
         return _fail(error, 2)
+    except SimulatorError as error:
+        return _fail(f"{error}.", 1)
     return 0
 
 
@@ -126,11 +158,11 @@ def measure_quality(request: quality.Request) -> int:
 
 def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     """Train with a record under ``<local_results_path>/sacred/<alg>/<map>/<id>`` and return the exit code."""
+    mongo = _mongo(config, parse_command_line(argv).mongo)
     from run import Session, check_names, newest_checkpoint  # nearly all of the request is known to be good
 
     check_names(config)
     from checkpoints import CheckpointError
-    from envs.subprocess_env import EnvWorkerError
     from utils.guards import TrainingDiverged
     from utils.logging import get_console_logger
 
@@ -140,11 +172,11 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
         checkpoint = None if resumed is None else newest_checkpoint(resumed, log)
         with Session(config, log, checkpoint) as session:
             keep = 0 if checkpoint is None else checkpoint.notes["journal_metrics"]
-            observer = _observer(run_folder(config), argv, resumed, keep)
-            result = _record(session, config, observer, log)
+            observer = _observer(config, argv, resumed, keep)
+            result = _record(session, config, _observers(observer, mongo), log)
     except CheckpointError as error:
         return _fail(error, 2)
-    except EnvWorkerError as error:
+    except SimulatorError as error:
         return _fail(f"{error}.", 1)
     except KeyboardInterrupt:
         if observer is None:
@@ -162,14 +194,27 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     return 0
 
 
-def _observer(folder: Path, argv: list[str], resumed: Path | None, keep: int) -> Any:
+def _observer(config: dict[str, Any], argv: list[str], resumed: Path | None, keep: int) -> Any:
     from records.observer import JournalObserver
 
-    return JournalObserver(folder, argv, _versions(), resumed, keep)
+    command = [re.sub(r"(//)[^/]*@", r"\1***@", word) for word in argv]  # without MongoDB's credentials
+    return JournalObserver(run_folder(config), command, _versions(config), resumed, keep)
 
 
-def _record(session: Any, config: dict[str, Any], observer: Any, log: logging.Logger) -> dict[str, Any]:
-    """Open the record, train and return the result."""
+def _observers(journal: Any, mongo: tuple[Any, str] | None) -> list[Any]:
+    """The journal's observer and, where the record is to be copied to a database, the one that does it."""
+    if mongo is None:
+        return [journal]
+    from records.replicator import MongoReplicator
+
+    return [journal, MongoReplicator(journal, *mongo)]
+
+
+def _record(
+    session: Any, config: dict[str, Any], observers: list[Any], log: logging.Logger
+) -> dict[str, Any]:
+    """Open the record, whose journal the first observer keeps, train and return the result."""
+    observer = observers[0]
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
     from sacred import SETTINGS, Experiment
 
@@ -181,7 +226,7 @@ def _record(session: Any, config: dict[str, Any], observer: Any, log: logging.Lo
     experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
     experiment.logger = _quiet(log.getChild("sacred"))
     experiment.add_config(config)
-    experiment.observers.append(observer)
+    experiment.observers.extend(observers)
 
     @experiment.main
     def _train_recorded() -> dict[str, Any]:
@@ -190,6 +235,26 @@ def _record(session: Any, config: dict[str, Any], observer: Any, log: logging.Lo
         return session.train(observer.journal, observer.dir)
 
     return experiment.run().result
+
+
+def _mongo(config: dict[str, Any], uri: str | None) -> tuple[Any, str] | None:
+    """Return the MongoDB database at ``uri`` and its address, if the record is to be copied to one.
+
+    Raises:
+        ConfigError: the address is none, or ``require_mongo`` is set and the database can't be used.
+    """
+    if uri is None:
+        if config["require_mongo"]:
+            raise ConfigError(
+                "require_mongo=True needs an address: --mongo=URI, or MONGO_URI in the environment."
+            )
+        return None
+    from records.mongo import check, connect
+
+    database = connect(uri)
+    if config["require_mongo"]:
+        check(database, uri)
+    return database, uri
 
 
 def _quiet(logger: logging.Logger) -> logging.Logger:
@@ -205,10 +270,11 @@ def _has_commit() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _versions() -> dict[str, str]:
-    """Return the versions of Python and of all installed packages."""
+def _versions(config: dict[str, Any]) -> dict[str, str]:
+    """Return the versions of Python, of the simulator where it has one, and of all installed packages."""
     packages = {package.name: package.version for package in distributions()}
-    return {"python": sys.version.split()[0], **dict(sorted(packages.items()))}
+    simulator = envs.versions(config["env"], config["env_args"])
+    return {"python": sys.version.split()[0], **simulator, **dict(sorted(packages.items()))}
 
 
 def _exit(code: int) -> NoReturn:

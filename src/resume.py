@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +56,29 @@ def choose(config: dict[str, Any]) -> Path:
     return directory
 
 
-def _newest_unfinished(config: dict[str, Any]) -> Path:
+def matching(config: dict[str, Any]) -> tuple[list[Path], list[Path]]:
+    """Return the directories of this configuration's runs, the newest first: those that took all its steps,
+    and those that may go on."""
+    finished: list[Path] = []
+    unfinished: list[Path] = []
+    for directory, record in _records(config):
+        if _difference(config, record, directory) is None:
+            (finished if _finished(config, record, directory) else unfinished).append(directory)
+    return finished, unfinished
+
+
+def _records(config: dict[str, Any]) -> Iterator[tuple[Path, Record]]:
+    """Yield the runs of this algorithm on this task, the newest first."""
     folder = run_folder(config)
     runs = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    objections = []
     for directory in sorted(runs, key=lambda path: int(path.name), reverse=True):
-        try:
-            record = read_journal(directory)
-        except DamagedRecord:
-            continue  # it was killed before it began
+        with suppress(DamagedRecord):  # it was killed before it began
+            yield directory, read_journal(directory)
+
+
+def _newest_unfinished(config: dict[str, Any]) -> Path:
+    objections = []
+    for directory, record in _records(config):
         objection = _difference(config, record, directory) or _finished(config, record, directory)
         if objection is None:
             if lock(directory):
@@ -71,7 +87,7 @@ def _newest_unfinished(config: dict[str, Any]) -> Path:
         objections.append(objection)
     newest = f" {objections[0]}" if objections else ""
     raise ConfigError(
-        f"There is no unfinished run of this configuration in {folder}; "
+        f"There is no unfinished run of this configuration in {run_folder(config)}; "
         f"leave resume=True out to start one.{newest}"
     )
 

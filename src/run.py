@@ -22,6 +22,7 @@ from records.journal import Journal
 from runners import REGISTRY as RUNNERS
 from training import Parts, Training
 from utils import memory
+from utils.allocator import keep_freed_memory
 from utils.config import map_name
 from utils.constraints import ConfigError, unknown
 from utils.logging import Logger
@@ -155,6 +156,7 @@ def arguments(config: dict[str, Any], console_logger: logging.Logger) -> SimpleN
     args.unique_token = f"{args.name}_seed{args.seed}_{map_name(config)}"
     if args.cpu_threads:
         torch.set_num_threads(args.cpu_threads)
+    keep_freed_memory()
     return args
 
 

@@ -1,5 +1,6 @@
-"""Play inside a world model: the policy acts on what the model decodes, the prior moves the world on."""
+"""Play inside a world model: the policy acts on what the model knows, the prior moves the world on."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,37 +11,53 @@ from controllers.basic_controller import BasicMAC
 from modules.world_models.world_model import LatentState, Prediction, WorldModel
 
 
-class StartStates(NamedTuple):
-    """Real moments to start imagining from."""
+class Moment(NamedTuple):
+    """N moments, real or imagined, at which the agents are to act."""
 
-    state: LatentState  # (N, n, ...) posterior
-    obs: Tensor  # (N, n, obs_size) real
-    avail_actions: Tensor  # (N, n, n_actions) bool, real
-    actor_hidden: Tensor  # (N, n, hidden) what the policy remembers of the real observations before
+    state: LatentState  # (N, n, ...)
+    obs: Tensor  # (N, n, obs_size)
+    avail_actions: Tensor  # (N, n, n_actions) bool
+    actor_hidden: Tensor  # (N, n, hidden) what the policy remembers of the observations before
+
+
+class Decision(NamedTuple):
+    """What the policy does at N moments."""
+
+    actions: Tensor  # (N, n) int64
+    log_probs: Tensor  # (N, n)
+    actor_hidden: Tensor  # (N, n, hidden) what it remembers afterwards
+
+
+Advance = Callable[[Moment, Decision], LatentState]
 
 
 @torch.no_grad()
-def imagine(model: WorldModel, mac: BasicMAC, start: StartStates, horizon: int) -> Imagined:
+def imagine(
+    model: WorldModel, mac: BasicMAC, start: Moment, horizon: int, advance: Advance | None = None
+) -> Imagined:
     """Roll the controller's policy out for ``horizon`` steps from every start at once.
 
     Step 0 acts on the real observation and mask; later steps on decoded observations, under availability
     masks sampled from the model. The dead observe nothing, as in reality.
+
+    Args:
+        model: the world model.
+        mac: who acts.
+        start: real moments, with what the policy remembers of the real observations before.
+        horizon: steps.
+        advance: chooses the state after a step; by default one sample of the prior.
     """
-    state, obs, avail, hidden = start
+    moment = start
     steps: list[tuple[Tensor, ...]] = []
-    features = [state.features]
+    features = [start.state.features]
     for _ in range(horizon):
-        logits, hiddens = mac.run_agent(mac.agent_inputs(obs.unsqueeze(1)), hidden)
-        hidden = hiddens[:, 0]
-        log_policy = masked_log_softmax(logits[:, 0], avail)
-        actions = sample_categorical(log_policy.exp())
-        log_probs = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        state = model.imagine(state, actions)
+        decision = act(mac, moment)
+        state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
         predicted = model.predict(state.features)
-        reward, continues = model.team_reward(predicted), model.team_continue(predicted)
-        steps.append((obs, avail, actions, log_probs, reward, continues))
+        outcome = model.team_reward(predicted), model.team_continue(predicted)
+        steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs, *outcome))
         features.append(state.features)
-        obs, avail = decode(predicted)
+        moment = Moment(state, *decode(predicted), decision.actor_hidden)
     obs, avail, actions, log_probs, reward, continues = (
         torch.stack(part, dim=1) for part in zip(*steps, strict=True)
     )
@@ -54,6 +71,16 @@ def imagine(model: WorldModel, mac: BasicMAC, start: StartStates, horizon: int) 
         reward,
         continues,
     )
+
+
+def act(mac: BasicMAC, moment: Moment) -> Decision:
+    """Draw the policy's actions."""
+    inputs = mac.policy_inputs(moment.obs, moment.state.features).unsqueeze(1)
+    logits, hiddens = mac.run_agent(inputs, moment.actor_hidden)
+    log_policy = masked_log_softmax(logits[:, 0], moment.avail_actions)
+    actions = sample_categorical(log_policy.exp())
+    log_probs = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    return Decision(actions, log_probs, hiddens[:, 0])
 
 
 def decode(predicted: Prediction) -> tuple[Tensor, Tensor]:

@@ -148,6 +148,13 @@ class BasicMAC:
             parts.append(ids.expand(*obs.shape[:-1], self.n_agents))
         return torch.cat(parts, dim=-1)
 
+    def policy_inputs(self, obs: Tensor, features: Tensor) -> Tensor:
+        """Inputs (..., n_agents, input) inside a world model that decodes `obs` (..., n_agents, obs_size).
+
+        The model's own state, `features` (..., n_agents, feature_size), is nothing that this controller sees.
+        """
+        return self.agent_inputs(obs)
+
     @staticmethod
     def masked(logits: Tensor, avail_actions: Tensor) -> Tensor:
         """Logits with unavailable actions blocked: their probability is zero and they get no gradient."""

@@ -11,13 +11,19 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from envs import sc2_preflight
 from envs.validation import validate
 
 if TYPE_CHECKING:
     from envs.batched_env import BatchedEnv
     from envs.multiagentenv import MultiAgentEnv
 
-__all__ = ["BATCHED_REGISTRY", "REGISTRY", "make_batched", "make_single", "validate"]
+__all__ = [
+    "BATCHED_REGISTRY", "CHECKED", "REGISTRY",
+    "checks", "make_batched", "make_single", "validate", "versions",
+]  # fmt: skip
+
+CHECKED = ("sc2", "sc2v2")  # environments that need more than Python packages
 
 
 def _smax(seed: int, **env_args: Any) -> MultiAgentEnv:
@@ -45,11 +51,51 @@ def _gymma(**env_args: Any) -> MultiAgentEnv:
     return GymmaEnv(**env_args)
 
 
+def _sc2(**env_args: Any) -> MultiAgentEnv:
+    from envs.sc2_preflight import use_python_protobuf
+
+    use_python_protobuf()
+    from envs.sc2 import SC2Env
+
+    return SC2Env(**env_args)
+
+
+def _sc2v2(**env_args: Any) -> MultiAgentEnv:
+    from envs.sc2_preflight import use_python_protobuf
+
+    use_python_protobuf()
+    from envs.sc2v2 import SC2v2Env
+
+    return SC2v2Env(**env_args)
+
+
+def _smaclite(**env_args: Any) -> MultiAgentEnv:
+    from envs.smaclite import SMACliteEnv
+
+    return SMACliteEnv(**env_args)
+
+
 # Single environments, as in EPyMARL: factory(seed=, common_reward=, reward_scalarisation=, **env_args).
-REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {"smax": _smax, "gymma": _gymma}
+REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {
+    "smax": _smax,
+    "gymma": _gymma,
+    "sc2": _sc2,
+    "sc2v2": _sc2v2,
+    "smaclite": _smaclite,
+}
 
 # Simulators that step many episodes in one call: factory(seeds, common_reward=, ..., **env_args).
 BATCHED_REGISTRY: dict[str, Callable[..., BatchedEnv]] = {"smax": _smax_batched}
+
+
+def checks(env: str, env_args: dict[str, Any], games: int) -> list[sc2_preflight.Check]:
+    """What ``games`` simulators of a ``CHECKED`` environment need, and whether it is there."""
+    return sc2_preflight.checks(env, env_args, games)
+
+
+def versions(env: str, env_args: dict[str, Any]) -> dict[str, str]:
+    """Versions that a record needs of an environment's simulator, besides those of Python's packages."""
+    return sc2_preflight.versions(env, env_args) if env in CHECKED else {}
 
 
 def make_single(args: Any, seed: int) -> MultiAgentEnv:

@@ -43,6 +43,7 @@ class BatchedStep(NamedTuple):
     info: dict[str, Tensor]  # (B,) float32 statistics of the episode, valid where it ended
     lost: Tensor | None = None  # (B,) bool: the episode broke off and counts for nothing, this step included;
     #                             view is the first of the next one. None where that cannot happen
+    lost_as: tuple[str, ...] = ()  # names of metrics, one for each of these losses that one counts
 
 
 class BatchedEnv(ABC):

@@ -28,11 +28,13 @@ class RawStep(NamedTuple):
     view: RawView
     info: dict[str, float]
     lost: bool = False
+    lost_as: str | None = None  # the metric that counts losses of this kind
 
 
-def lost_step(view: RawView) -> RawStep:
-    """What stands for the step on which an episode broke off; ``view`` is the first of the next one."""
-    return RawStep(np.zeros(1, dtype=np.float32), False, False, view, view, {}, lost=True)
+def lost_step(view: RawView, counter: str | None = None) -> RawStep:
+    """What stands for the step on which an episode broke off; ``view`` is the first of the next one, and
+    ``counter`` the metric that counts such losses."""
+    return RawStep(np.zeros(1, dtype=np.float32), False, False, view, view, {}, lost=True, lost_as=counter)
 
 
 class Episodes:
@@ -51,9 +53,9 @@ class Episodes:
         """Takes one action per agent, (n_agents,)."""
         try:
             _, reward, terminated, truncated, info = self.env.step(actions)
-        except EpisodeLost:
+        except EpisodeLost as lost:
             self.env.reset()
-            return lost_step(self.look())
+            return lost_step(self.look(), lost.counter)
         if info.get("episode_limit", False):  # how environments of one flag for both ends report a time limit
             terminated, truncated = False, True
         arrived = view = self.look()

@@ -12,6 +12,13 @@ Info = dict[str, Any]
 class EpisodeLost(RuntimeError):
     """The episode in progress cannot be continued: discard it. The environment can be reset."""
 
+    counter: str | None = None
+    """Name of the metric that counts losses of this kind, where there is one."""
+
+
+class SimulatorError(RuntimeError):
+    """The simulator behind an environment cannot be used. Its text is one sentence, without its full stop."""
+
 
 class MultiAgentEnv:
     """One environment with ``n_agents`` agents that act together, for at most ``episode_limit`` steps.

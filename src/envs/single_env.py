@@ -63,4 +63,5 @@ def stack_steps(steps: Sequence[RawStep]) -> BatchedStep:
             for key in sorted({key for step in steps for key in step.info})
         },
         lost=lost,
+        lost_as=tuple(step.lost_as for step in steps if step.lost_as is not None),
     )

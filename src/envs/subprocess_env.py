@@ -19,7 +19,7 @@ from torch import Tensor
 from envs import worker
 from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View
 from envs.episodes import RawStep, RawView, lost_step
-from envs.multiagentenv import MultiAgentEnv
+from envs.multiagentenv import MultiAgentEnv, SimulatorError
 from envs.single_env import stack_steps, stack_views
 from utils.seeding import spawn
 
@@ -28,7 +28,7 @@ CLOSE_TIMEOUT = 5.0  # seconds for a worker to end by itself
 log = logging.getLogger("marl.envs")
 
 
-class EnvWorkerError(RuntimeError):
+class EnvWorkerError(SimulatorError):
     """An environment's process failed, ended or does not answer. Its message is one sentence."""
 
 

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from envs import sc2_folders, sc2_preflight
 from envs.smax_scenarios import SCENARIOS
 
-SC2_HELP = (
-    "install StarCraft II 4.10 (https://github.com/Blizzard/s2client-proto#downloads) with the SMAC maps "
-    "(https://github.com/oxwhirl/smac/releases), set SC2PATH to its folder and install the official package "
-    "by pip install 'smac @ git+https://github.com/oxwhirl/smac.git' (smac on PyPI is another project), or "
-    "use --env-config=smax, which needs none of it"
-)
+SMACLITE_INSTALL = "pip install 'smaclite @ git+https://github.com/uoe-agents/smaclite.git'"
 
 
-def validate(env_name: str, env_args: Mapping[str, Any]) -> None:
-    """Checks an environment's name and arguments.
+def validate(env_name: str, env_args: Mapping[str, Any], n_envs: int = 1) -> None:
+    """Checks an environment's name and arguments, and what ``n_envs`` of them need of the machine.
 
     Raises:
         ValueError: one sentence that says what is wrong and, for a misspelt name, what comes near.
     """
-    checks = {"smax": _validate_smax, "gymma": _validate_gymma, "sc2": _validate_sc2}
+    checks: dict[str, Callable[[Mapping[str, Any]], None]] = {
+        "smax": _validate_smax,
+        "gymma": _validate_gymma,
+        "sc2": partial(_validate_sc2, "sc2", n_envs),
+        "sc2v2": partial(_validate_sc2, "sc2v2", n_envs),
+        "smaclite": _validate_smaclite,
+    }
     from envs import REGISTRY
 
     if env_name in checks:
@@ -91,24 +94,35 @@ def find_gymnasium_id(key: str) -> str:
     return name
 
 
-def _validate_sc2(env_args: Mapping[str, Any]) -> None:
-    missing = []
-    if not _official_smac_installed():
-        missing.append("the official smac package is not installed")
-    path = os.environ.get("SC2PATH")
-    if not path:
-        missing.append("SC2PATH is not set")
-    elif not Path(path).is_dir():
-        missing.append(f"SC2PATH={path} is no folder")
-    if missing:
-        raise ValueError(f"--env-config=sc2 needs StarCraft II, but {' and '.join(missing)}: {SC2_HELP}.")
-    raise ValueError(
-        "StarCraft II is there, but this version has no wrapper for it yet; use --env-config=smax meanwhile."
-    )
+def _validate_sc2(env: str, n_envs: int, env_args: Mapping[str, Any]) -> None:
+    for key in ("launch_timeout", "step_timeout"):
+        _require(_is_positive_int(env_args[key]), key, env_args[key], "a positive whole number of seconds")
+    sc2_preflight.require(env, env_args, n_envs)
+    sc2_preflight.use_python_protobuf()
+    atexit.register(sc2_folders.sweep)  # for processes that are killed and cannot tidy up themselves
 
 
-def _official_smac_installed() -> bool:
-    """Told from the PyPI project of the same name by its folder, without importing either."""
-    spec = importlib.util.find_spec("smac")
-    folders = spec.submodule_search_locations or [] if spec else []
-    return any((Path(folder) / "env" / "starcraft2").is_dir() for folder in folders)
+def _validate_smaclite(env_args: Mapping[str, Any]) -> None:
+    limit = env_args["time_limit"]
+    _require(_is_positive_int(limit), "time_limit", limit, "a positive whole number")
+    maps = smaclite_maps()
+    if env_args["map_name"] not in maps:
+        raise ValueError(_unknown("SMAClite map", env_args["map_name"], maps))
+
+
+def smaclite_maps() -> list[str]:
+    """The names of SMAClite's maps, read from its files without importing it.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    spec = importlib.util.find_spec("smaclite")
+    folders = [
+        Path(folder, "env", "maps", "smaclite_maps")
+        for folder in (spec and spec.submodule_search_locations) or ()
+    ]
+    names = [file.stem for folder in folders for file in folder.glob("*.json")]
+    if not names:
+        raise ValueError(f"SMAClite is not installed: {SMACLITE_INSTALL}.")
+    capitals = {"mmm": "MMM", "mmm2": "MMM2"}  # how SMAClite registers them
+    return sorted(capitals.get(name, name) for name in names if not name.startswith("example"))

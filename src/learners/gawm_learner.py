@@ -1,4 +1,8 @@
-"""GAWM (arXiv 2501.10116): a global-aware world model learnt from real play, a policy learnt inside it."""
+"""GAWM (arXiv 2501.10116): a global-aware world model learnt from real play, a policy learnt inside it.
+
+Its relatives MAMBA and MAG are the same learner under other settings: a posterior that sees one agent's
+observation, a controller that acts on the model's state, a choice among imagined candidates.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.candidates import Candidates, CandidatesConfig
 from components.episode_buffer import EpisodeBatch
-from components.imagination import StartStates, imagine
+from components.imagination import Moment, imagine
+from components.optimisers import MuonAdam
 from components.pseudo_buffer import ImaginedSizes, PseudoBuffer
 from components.trajectory_buffer import Trajectories, TrajectoryBuffer
 from controllers.basic_controller import BasicMAC
+from controllers.latent_controller import LatentMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
 from modules.world_models.losses import WorldModelLossConfig, world_model_loss
 from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
@@ -38,9 +45,12 @@ class GAWMConfig:
     pseudo_rounds: int  # imagination rounds kept (B_p)
     start_training_steps: int  # environment steps before the first update
     wm_steps_per_update: float  # environment steps per world-model update
+    wm_early_steps: int  # but for so many at the beginning
+    wm_early_steps_per_update: float  # which have this ratio
     wm_batch_size: int  # windows per world-model update
     wm_sequence_length: int  # records per window
     wm_lr: float  # Adam step size
+    wm_muon_lr: float  # Muon step size
     wm_grad_norm_clip: float
     policy_steps_per_round: float  # environment steps per imagination round and PPO phase
     imagination_episodes: int  # real episodes whose moments imagination may start from
@@ -66,12 +76,16 @@ class GAWMLearner:
             )
         self.loss_config = read(WorldModelLossConfig, args)
         self.mac, self.logger = mac, logger
-        self.world_model = WorldModel(
-            config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args)
+        self.world_model = (
+            mac.world_model
+            if isinstance(mac, LatentMAC)
+            else WorldModel(config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args))
         )
-        self.wm_optimiser = torch.optim.Adam(
-            self.world_model.parameters(), lr=config.wm_lr, eps=1e-5, fused=True
+        self.wm_optimiser = MuonAdam(
+            self.world_model, config.wm_lr, config.wm_muon_lr, input_layer=self.world_model.embed[0]
         )
+        candidates = read(CandidatesConfig, args)
+        self.candidates = Candidates(self.world_model, mac, candidates) if candidates.candidates > 1 else None
         self.behaviour = ImaginedPPO(mac, self.world_model.feature_size, read(ImaginedPPOConfig, args))
         self.trajectories = TrajectoryBuffer(
             config.replay_capacity,
@@ -85,7 +99,9 @@ class GAWMLearner:
         )
         self.pseudo = PseudoBuffer(config.pseudo_rounds, self._imagined_sizes(), config.device)
         self.buffers = {"real play": self.trajectories, "imagined play": self.pseudo}
-        self.wm_clock = Ratio(config.wm_steps_per_update)
+        self.wm_clock = Ratio(
+            config.wm_steps_per_update, config.wm_early_steps, config.wm_early_steps_per_update
+        )
         self.policy_clock = Ratio(config.policy_steps_per_round)
         self.log_clock = Every(config.learner_log_interval)
 
@@ -117,23 +133,26 @@ class GAWMLearner:
 
     def _train_world_model(self, t_env: int) -> dict[str, Tensor]:
         data = self.trajectories.sample_windows(self.config.wm_batch_size, self.config.wm_sequence_length)
-        loss, terms = world_model_loss(self.world_model, data, self.loss_config)
-        check_all_finite(terms, t_env)
+        loss = world_model_loss(self.world_model, data, self.loss_config)
+        check_all_finite(loss.terms, t_env)
         self.wm_optimiser.zero_grad()
-        loss.backward()
+        loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.world_model.parameters(), self.config.wm_grad_norm_clip)
         self.wm_optimiser.step()
-        return {**{key: term.detach() for key, term in terms.items()}, "wm_grad_norm": norm}
+        judged = {} if self.candidates is None else self.candidates.train(loss, data.is_first)
+        return {**loss.terms, **judged, "wm_grad_norm": norm}
 
     def _train_policy(self, t_env: int) -> dict[str, Tensor]:
         start, real = self._draw_reality()
-        self.pseudo.insert(imagine(self.world_model, self.mac, start, self.config.imagination_horizon))
+        advance = None if self.candidates is None else self.candidates.advance
+        horizon = self.config.imagination_horizon
+        self.pseudo.insert(imagine(self.world_model, self.mac, start, horizon, advance))
         statistics = self.behaviour.update(self.pseudo.all(), real, t_env)
         check_all_finite(statistics, t_env)
         return statistics
 
     @torch.no_grad()
-    def _draw_reality(self) -> tuple[StartStates, RealPlay]:
+    def _draw_reality(self) -> tuple[Moment, RealPlay]:
         """Draw real episodes as the posterior sees them, and moments of theirs to start imagining from.
 
         Posterior and policy are run from an episode's first step, so neither starts from a truncated history.
@@ -146,17 +165,17 @@ class GAWMLearner:
         moments = (mask & ~data.is_last).nonzero()
         chosen = torch.randint(len(moments), (self.config.imagination_starts,)).to(moments.device)
         at = tuple(moments[chosen].T)
-        start = StartStates(
+        start = Moment(
             LatentState(state.h[at], state.z[at]),
             data.obs[at],
             data.avail_actions[at],
-            self._actor_memory(data)[at],
+            self._actor_memory(data, state)[at],
         )
         return start, RealPlay(state.features, data.trend, data.continues, mask)
 
-    def _actor_memory(self, data: Trajectories) -> Tensor:
+    def _actor_memory(self, data: Trajectories, state: LatentState) -> Tensor:
         """The policy's recurrent state before each observation, (B, T, n, hidden)."""
-        _, hiddens = self.mac.run_agent(self.mac.agent_inputs(data.obs))
+        _, hiddens = self.mac.run_agent(self.mac.policy_inputs(data.obs, state.features))
         return torch.cat([torch.zeros_like(hiddens[:, :1]), hiddens[:, :-1]], dim=1)
 
     def _log(self, statistics: dict[str, Tensor], t_env: int) -> None:
@@ -170,9 +189,13 @@ class GAWMLearner:
         self.mac.cuda()
         self.world_model.cuda()
         self.behaviour.critic.cuda()
+        if self.candidates is not None:
+            self.candidates.predictor.cuda()
 
     def _parts(self) -> dict[str, Any]:
+        chosen_among = {} if self.candidates is None else {"candidates": self.candidates}
         return {
+            **chosen_among,
             "world_model": self.world_model,
             "wm_optimiser": self.wm_optimiser,
             "trajectories": self.trajectories,

@@ -27,8 +27,9 @@ class ImaginedPPOConfig:
     epochs: int  # passes over the pseudo buffer per imagination round
     minibatches: int  # gradient steps per pass
     eps_clip: float  # PPO's clipping of the probability ratio
-    entropy_coef: float  # weight of the entropy bonus at the start; it then follows the target
-    entropy_target: float  # entropy aimed at, as a share of the uniform policy's, at the start
+    entropy_coef: float  # weight of the entropy bonus at the start
+    entropy_decay: float  # its factor per gradient step where there is no target for it to follow
+    entropy_target: float | None  # entropy aimed at, as a share of the uniform policy's, at the start
     entropy_target_final: float  # and after policy_anneal_time
     lr: float  # Adam step size of the policy at the start
     lr_final: float  # and after policy_anneal_time
@@ -67,9 +68,11 @@ class ImaginedPPO:
         )
         anneal = config.policy_anneal_time
         self.lr_schedule = DecayThenFlatSchedule(config.lr, config.lr_final, anneal, decay="linear")
-        self.entropy_schedule = DecayThenFlatSchedule(
-            config.entropy_target, config.entropy_target_final, anneal, decay="linear"
-        )
+        self.entropy_schedule = None
+        if config.entropy_target is not None:
+            self.entropy_schedule = DecayThenFlatSchedule(
+                config.entropy_target, config.entropy_target_final, anneal, decay="linear"
+            )
         self.entropy_coef = config.entropy_coef
 
     def update(self, data: Imagined, real: RealPlay, t_env: int) -> dict[str, Tensor]:
@@ -100,19 +103,22 @@ class ImaginedPPO:
                     }
                 )
         mean = {key: torch.stack([s[key] for s in statistics]).mean() for key in statistics[0]}
-        self._follow_entropy_target(mean["entropy"].item(), t_env)
+        self._move_entropy_coef(mean["entropy"].item(), t_env)
         return {
             **mean,
             "imagined_return": returns[:, 0].mean(),
             "entropy_coef": returns.new_tensor(self.entropy_coef),
         }
 
-    def _follow_entropy_target(self, entropy: float, t_env: int) -> None:
+    def _move_entropy_coef(self, entropy: float, t_env: int) -> None:
         """Raise the bonus where the policy has become more certain than it should be yet, lower it else.
 
         How strong a bonus keeps a policy exploring differs from map to map, and with the model's certainty;
-        how much exploration is wanted does not.
+        how much exploration is wanted does not. Without a target the bonus decays.
         """
+        if self.entropy_schedule is None:
+            self.entropy_coef *= self.config.entropy_decay ** (self.config.epochs * self.config.minibatches)
+            return
         missing = self.entropy_schedule.eval(t_env) - entropy
         self.entropy_coef = min(
             max(self.entropy_coef * math.exp(BONUS_GAIN * missing), SMALLEST_BONUS), LARGEST_BONUS
@@ -162,7 +168,8 @@ class ImaginedPPO:
         }
 
     def _actor_step(self, data: Imagined, advantages: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        logits, _ = self.mac.run_agent(self.mac.agent_inputs(data.obs), data.actor_hidden)
+        inputs = self.mac.policy_inputs(data.obs, data.features[:, :-1])
+        logits, _ = self.mac.run_agent(inputs, data.actor_hidden)
         log_policy = masked_log_softmax(logits, data.avail_actions)
         log_probs = log_policy.gather(-1, data.actions.unsqueeze(-1)).squeeze(-1)
         nats = -(log_policy.exp() * log_policy.masked_fill(~data.avail_actions, 0.0)).sum(dim=-1)

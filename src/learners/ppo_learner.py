@@ -83,6 +83,7 @@ class PPOLearner:
         rewards = 1 if config.common_reward else config.n_agents
         self.reward_stats = RunningMeanStd(shape=(rewards,), device=config.device)
         self.value_stats = RunningMeanStd(shape=(rewards,), device=config.device)
+        self.training_steps = 0
         self.log_stats_t = -config.learner_log_interval - 1
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
@@ -99,9 +100,11 @@ class PPOLearner:
                 stats.append(self._step(data.select(part), batch))
         mean = {key: torch.stack([step[key] for step in stats]).mean() for key in stats[0]}
         check_all_finite(mean, t_env)
+        self.training_steps += len(stats)
         if t_env - self.log_stats_t >= self.config.learner_log_interval:
             for key, value in {**mean, **self._data_stats(data)}.items():
                 self.logger.log_stat(key, value.item(), t_env)
+            self.logger.log_stat("updates", self.training_steps, t_env)
             self.log_stats_t = t_env
 
     # data
@@ -225,17 +228,20 @@ class PPOLearner:
         self.load_state_dict(torch.load(f"{path}/learner.th", map_location=self.config.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers, running statistics, and when was last logged."""
+        """Networks, optimisers, running statistics, steps taken, and when was last logged."""
         parts = {name: getattr(self, name).state_dict() for name in self._parts}
-        return {**parts, "agent": self.mac.agent.state_dict(), "log_stats_t": self.log_stats_t}
+        counters = {name: getattr(self, name) for name in self._counters}
+        return {**parts, **counters, "agent": self.mac.agent.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` gave; training continues as if it had not been interrupted."""
         for name in self._parts:
             getattr(self, name).load_state_dict(state[name])
         self.mac.agent.load_state_dict(state["agent"])
-        self.log_stats_t = state["log_stats_t"]
+        for name in self._counters:
+            setattr(self, name, state[name])
 
+    _counters = ("training_steps", "log_stats_t")
     _parts = ("critic", "agent_optimiser", "critic_optimiser", "reward_stats", "value_stats")
 
 

@@ -96,6 +96,7 @@ class QLearner:
         self._update_targets()
 
         if t_env - self.log_stats_t >= self.config.learner_log_interval:
+            self.logger.log_stat("updates", self.training_steps, t_env)
             self.logger.log_stat("loss", loss.item(), t_env)
             self.logger.log_stat("grad_norm", grad_norm.item(), t_env)
             self.logger.log_stat("td_error_abs", masked_mean(error.abs(), mask).item(), t_env)

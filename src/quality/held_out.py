@@ -80,7 +80,7 @@ def load(path: Path) -> tuple[HeldOut, dict[str, Any]]:
             parts = [_padded(file[key], filled) for key in HeldOut._fields if key != "filled"]
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no recorded play ({error}).") from error
-    return HeldOut(*parts, filled=torch.from_numpy(filled)), about
+    return HeldOut._make([*parts, torch.from_numpy(filled)]), about
 
 
 def _padded(records: np.ndarray, filled: np.ndarray) -> Tensor:

@@ -57,6 +57,6 @@ class Measured:
         predicted = self.model.predict(features)
         return Outlook(
             obs=predicted.obs,
-            reward=self.model.two_hot.mean(predicted.reward_logits),
+            reward=self.model.reward_code.mean(predicted.reward_logits),
             continues=torch.sigmoid(predicted.continue_logits),
         )

@@ -14,7 +14,8 @@ from torch import Tensor
 from checkpoints import CheckpointStore
 from components.action_selectors import sample
 from quality.held_out import HeldOut, from_episodes, join, save
-from run import CHECKPOINTS, RUNNERS, arguments, build_acting, refusals
+from run import CHECKPOINTS, arguments, build_acting, refusals
+from runners import REGISTRY as RUNNERS
 from utils.logging import Logger
 
 STREAM = "held_out"  # of random numbers, which no run draws from

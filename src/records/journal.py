@@ -249,7 +249,8 @@ def read_events(path: Path, offset: int = 0, limit: int | None = None) -> tuple[
     Raises:
         OSError: the file can't be read.
     """
-    events, damaged = [], 0
+    events: list[Event] = []
+    damaged = 0
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:

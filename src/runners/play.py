@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ class Play:
         self.env, self.actor, self.statistics, self.recorder = env, actor, statistics, recorder
         self.watch: Watch | None = None  # is shown the environment and the active slots before each step
         self.lost_episodes = self.lost_steps = 0
+        self.lost_as: Counter[str] = Counter()  # lost episodes by the metrics that count their kinds
         self._view: View | None = None  # what to act on next; None before the first episodes
 
     def step(self, active: Tensor, t_env: int, test_mode: bool = False) -> Played:
@@ -51,6 +53,7 @@ class Play:
         lost = torch.zeros_like(active) if step.lost is None else step.lost & active
         if lost.any():
             self._give_up(lost)
+            self.lost_as.update(step.lost_as)
         taken = active & ~lost
         if self.recorder is not None:
             self.recorder.add(view, actions, step, taken)
@@ -92,6 +95,7 @@ class Play:
             "actor": self.actor.state_dict(),
             "statistics": self.statistics.state_dict(),
             "lost": (self.lost_episodes, self.lost_steps),
+            "lost_as": dict(self.lost_as),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
@@ -103,6 +107,7 @@ class Play:
         """
         self.statistics.load_state_dict(state["statistics"])
         self.lost_episodes, self.lost_steps = state["lost"]
+        self.lost_as = Counter(state["lost_as"])
         if state["env"]:
             self.env.load_state_dict(state["env"])
             self.actor.load_state_dict(state["actor"])

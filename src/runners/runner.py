@@ -111,7 +111,12 @@ class Runner:
         if selector is not None and hasattr(selector, "epsilon"):
             self.logger.log_stat("epsilon", selector.epsilon, self.t_env)
         restarts = self._restarts_before + self.env.worker_restarts
-        for name, count in (("worker_restarts", restarts), ("lost_episodes", self._play.lost_episodes)):
+        counts = {
+            "worker_restarts": restarts,
+            "lost_episodes": self._play.lost_episodes,
+            **self._play.lost_as,
+        }
+        for name, count in counts.items():
             if count:
                 self.logger.log_stat(name, count, self.t_env)
         self._logged_at = self.t_env
@@ -124,6 +129,8 @@ class Runner:
         play = self._make_play(self._test_env, self.mac, "test_")
         self._play_all(play, self.config.test_nepisode, "test_exploration", test_mode=True)
         play.statistics.log(self.logger, self.t_env)
+        for name, count in play.lost_as.items():
+            self.logger.log_stat(f"test_{name}", count, self.t_env)
 
     @torch.no_grad()
     def play_episodes(

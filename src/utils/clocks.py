@@ -12,17 +12,29 @@ class Ratio:
 
     Steps that do not fill an update are remembered, so the long-run ratio is exact however unevenly steps
     arrive.
+
+    Args:
+        steps_per_update: environment steps per update.
+        early_steps: so many environment steps at the beginning have a ratio of their own:
+        early_steps_per_update: this one.
     """
 
-    def __init__(self, steps_per_update: float) -> None:
-        if steps_per_update <= 0:
-            raise ValueError(f"steps_per_update must be positive, got {steps_per_update}")
+    def __init__(
+        self, steps_per_update: float, early_steps: int = 0, early_steps_per_update: float = 1
+    ) -> None:
+        for ratio in (steps_per_update, early_steps_per_update):
+            if ratio <= 0:
+                raise ValueError(f"steps_per_update must be positive, got {ratio}")
         self.steps_per_update = steps_per_update
+        self.early_steps = early_steps
+        self.early_steps_per_update = early_steps_per_update
         self.updates = 0
 
     def due(self, t_env: int) -> int:
         """Return the number of updates that became due since the last call, up to step ``t_env``."""
-        due = max(0, int(t_env / self.steps_per_update) - self.updates)
+        early = min(t_env, self.early_steps)
+        by_now = early / self.early_steps_per_update + (t_env - early) / self.steps_per_update
+        due = max(0, int(by_now) - self.updates)
         self.updates += due
         return due
 

@@ -53,10 +53,21 @@ def _windows(config: Config) -> str | None:
     return None
 
 
+def _latent_policy(config: Config) -> str | None:
+    if config["mac"] != "latent_mac":
+        return None
+    if config["learner"] != "gawm_learner":
+        return f"mac=latent_mac acts on a world model, which learner={config['learner']} doesn't train."
+    if config["use_rnn"]:
+        return "mac=latent_mac acts on the recurrent state of a world model, so use_rnn must be False."
+    return None
+
+
 RULES: list[Callable[[Config], str | None]] = [
     _individual_rewards,
     _replay,
     _hypernet_layers,
     _attention_heads,
     _windows,
+    _latent_policy,
 ]

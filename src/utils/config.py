@@ -6,6 +6,7 @@ Nothing here imports torch, jax or sacred, so that a mistake is answered at once
 import argparse
 import ast
 import copy
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,16 +25,18 @@ WORDS = {"null": None, "none": None, "true": True, "false": False}
 class Request:
     """What the command line asks for; ``assignments`` are the key=value pairs behind ``with``.
 
-    Both names may be missing where a run to go on with is named: ``with resume=DIRECTORY``.
+    Both names may be missing where a run to go on with is named: ``with resume=DIRECTORY``. ``mongo`` is the
+    address of the MongoDB database that gets a copy of the record, None for no copy.
     """
 
     alg: str | None
     env: str | None
     assignments: tuple[tuple[str, str], ...]
+    mongo: str | None = None
 
 
 def parse_command_line(argv: list[str]) -> Request:
-    """Read ``--config=ALG --env-config=ENV with key=value ...``.
+    """Read ``--config=ALG --env-config=ENV [--mongo=URI] with key=value ...``.
 
     Raises:
         ConfigError: it has another form, or names no configuration that exists.
@@ -47,16 +50,23 @@ def parse_command_line(argv: list[str]) -> Request:
     )
     parser.add_argument("--config", metavar="ALG", help=f"algorithm: {', '.join(available('algs'))}")
     parser.add_argument("--env-config", metavar="ENV", help=f"environment: {', '.join(available('envs'))}")
+    parser.add_argument(
+        "--mongo",
+        metavar="URI",
+        default=os.environ.get("MONGO_URI"),
+        help="copy the record to this MongoDB database, too (default: MONGO_URI of the environment)",
+    )
     parser.add_argument("rest", nargs="*", metavar="with key=value ...", help="changes of the configuration")
     given = parser.parse_intermixed_args(argv)
     assignments = tuple(_assignments(given.rest))
     named = [value for key, value in assignments if key == "resume" and value.lower() not in WORDS]
     if named and given.config is None and given.env_config is None:
-        return Request(None, None, assignments)
+        return Request(None, None, assignments, given.mongo)
     return Request(
         alg=_known("algs", "algorithm", "--config", given.config),
         env=_known("envs", "environment", "--env-config", given.env_config),
         assignments=assignments,
+        mongo=given.mongo,
     )
 
 
@@ -117,9 +127,31 @@ def compose(request: Request) -> dict[str, Any]:
         ConfigError: an unknown key, or a value of the wrong type or out of its range.
     """
     config: dict[str, Any] = {}
-    for layer in ("default", f"envs/{request.env}", f"algs/{request.alg}"):
-        config = _merge(config, load(CONFIG_DIR / f"{layer}.yaml"))
+    for name in ("default", f"envs/{request.env}"):
+        config = _merge(config, load(CONFIG_DIR / f"{name}.yaml"))
+    for layer in _algorithm(str(request.alg)):
+        config = _merge(config, layer)
     return change(config, request.assignments)
+
+
+def _algorithm(name: str, derived: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Return the files that make up an algorithm, the one that all others build on first.
+
+    An algorithm's file may name another as its ``base``, and then holds only what differs; ``derived`` are
+    those that build on this one.
+
+    Raises:
+        ConfigError: a base does not exist, or builds on what is derived from it.
+    """
+    content = load(CONFIG_DIR / "algs" / f"{name}.yaml")
+    base = content.pop("base", None)
+    if base is None:
+        return [content]
+    if base not in available("algs"):
+        raise unknown(f"algorithm for algs/{name}.yaml to build on,", base, available("algs"))
+    if base in (name, *derived):
+        raise ConfigError(f"The base in algs/{name}.yaml, {base}, builds on {name} itself.")
+    return [*_algorithm(base, (name, *derived)), content]
 
 
 def change(config: dict[str, Any], assignments: Iterable[tuple[str, str]]) -> dict[str, Any]:

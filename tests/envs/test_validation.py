@@ -1,7 +1,9 @@
 """Bad environments are refused with one sentence, without loading the heavy packages."""
 
+import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,16 +50,18 @@ def test_a_bad_value_is_named(name, wrong):
     assert next(iter(wrong)) in complaint(name, **{**good, **wrong})
 
 
-def test_starcraft_says_what_is_missing_and_how_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.delenv("SC2PATH", raising=False)
-    text = complaint("sc2", map_name="3m")
-    for part in ("smac package", "SC2PATH is not set", "git+https://github.com/oxwhirl/smac.git", "smax"):
-        assert part in text
-    (tmp_path / "smac" / "env" / "starcraft2").mkdir(parents=True)
-    (tmp_path / "smac" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("SC2PATH", str(tmp_path))
-    assert "no wrapper" in complaint("sc2", map_name="3m")
+def test_smaclite_says_how_to_install_it_or_which_maps_it_has(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'smaclite @ git+" in complaint("smaclite", map_name="2s3z", time_limit=150)
+    maps = tmp_path / "env" / "maps" / "smaclite_maps"
+    maps.mkdir(parents=True)
+    for name in ("2s3z", "mmm", "example_custom_map"):
+        (maps / f"{name}.json").touch()
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    envs.validate("smaclite", {"map_name": "MMM", "time_limit": 150})
+    assert complaint("smaclite", map_name="2s4z", time_limit=150).endswith("did you mean 2s3z?")
+    assert "time_limit" in complaint("smaclite", map_name="2s3z", time_limit=0)
 
 
 def test_neither_jax_nor_torch_is_imported():

@@ -1,4 +1,4 @@
-"""The GAWM learner as a whole: clocks, start states, resuming, divergence."""
+"""The GAWM learner as a whole, as GAWM and as its relatives: clocks, start states, resuming, divergence."""
 
 import copy
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import torch
 
 from components.episode_buffer import EpisodeBatch
 from components.transforms import OneHot
-from controllers.basic_controller import BasicMAC
+from controllers import REGISTRY as CONTROLLERS
 from learners.gawm_learner import GAWMLearner
 from utils.guards import TrainingDiverged
 
@@ -24,6 +24,7 @@ ARGS: dict[str, Any] = {
     "episode_limit": LIMIT,
     "device": "cpu",
     "agent": "rnn",
+    "mac": "basic_mac",
     "agent_output_type": "pi_logits",
     "action_selector": "soft_policies",
     "test_greedy": True,
@@ -38,9 +39,12 @@ ARGS: dict[str, Any] = {
     "pseudo_rounds": 2,
     "start_training_steps": 20,
     "wm_steps_per_update": 5,
+    "wm_early_steps": 0,
+    "wm_early_steps_per_update": 1,
     "wm_batch_size": 3,
     "wm_sequence_length": 6,
     "wm_lr": 1e-3,
+    "wm_muon_lr": 1e-3,
     "wm_grad_norm_clip": 100.0,
     "policy_steps_per_round": 10,
     "imagination_episodes": 4,
@@ -55,6 +59,8 @@ ARGS: dict[str, Any] = {
     "wm_fusion_heads": 2,
     "wm_head_layers": 1,
     "wm_obs_fusion": True,
+    "wm_action_head": False,
+    "wm_regression": "scale_free",
     "wm_kl_prior": 0.8,
     "wm_kl_posterior": 0.2,
     "wm_obs_scale": 10.0,
@@ -65,6 +71,7 @@ ARGS: dict[str, Any] = {
     "minibatches": 2,
     "eps_clip": 0.2,
     "entropy_coef": 0.01,
+    "entropy_decay": 1.0,
     "entropy_target": 0.5,
     "entropy_target_final": 0.1,
     "lr": 1e-3,
@@ -74,6 +81,29 @@ ARGS: dict[str, Any] = {
     "grad_norm_clip": 10.0,
     "critic_width": 16,
     "critic_real_scale": 1.0,
+    "candidates": 1,
+    "candidate_predictions": 3,
+    "candidate_choice": "trajectory",
+    "error_predictor_width": 16,
+    "error_predictor_lr": 1e-3,
+}
+MAMBA: dict[str, Any] = {
+    "mac": "latent_mac",
+    "use_rnn": False,
+    "wm_obs_fusion": False,
+    "wm_action_head": True,
+    "wm_regression": "smooth_l1",
+    "wm_muon_lr": 0.0,
+    "entropy_target": None,
+}
+RELATIVES: dict[str, dict[str, Any]] = {
+    "gawm": {},
+    "gawm without fusion": {"wm_obs_fusion": False},
+    "mamba": MAMBA,
+    "mag": {**MAMBA, "candidates": 3},
+    "mag per batch": {**MAMBA, "candidates": 2, "candidate_choice": "batch"},
+    "gawm on latents": {"mac": "latent_mac", "use_rnn": False},
+    "gawm with candidates": {"candidates": 2},
 }
 SCHEME = {
     "obs": {"vshape": OBS, "group": "agents"},
@@ -100,7 +130,8 @@ def make_learner(**changes: Any) -> GAWMLearner:
     torch.manual_seed(0)
     args = SimpleNamespace(**{**ARGS, **changes})
     batch = EpisodeBatch(SCHEME, GROUPS, 1, LIMIT + 1, preprocess=ONE_HOT)
-    return GAWMLearner(BasicMAC(batch.scheme, GROUPS, args), batch.scheme, Log(), args)
+    mac = CONTROLLERS[args.mac](batch.scheme, GROUPS, args)
+    return GAWMLearner(mac, batch.scheme, Log(), args)
 
 
 def random_episodes(lengths: list[int], seed: int) -> EpisodeBatch:
@@ -152,7 +183,8 @@ def test_the_policys_memory_at_a_start_is_what_acting_left_there() -> None:
     learner = make_learner()
     learner.trajectories.insert_episode_batch(random_episodes([8, 3, 5], seed=1))
     data, mask = learner.trajectories.sample_episodes(4)
-    memory = learner._actor_memory(data)
+    state, _ = learner.world_model.observe(data.obs, data.actions, data.is_first)
+    memory = learner._actor_memory(data, state)
     for row in range(4):
         learner.mac.init_hidden(1)
         for t in range(int(mask[row].sum())):
@@ -173,32 +205,48 @@ def test_imagination_never_starts_where_an_episode_has_ended() -> None:
     assert not (start.obs == 7.0).any()
 
 
-def test_a_restored_learner_goes_on_bit_equal() -> None:
-    learner, twin = make_learner(), make_learner()
+@pytest.mark.parametrize("relative", RELATIVES)
+def test_a_restored_learner_goes_on_bit_equal(relative: str) -> None:
+    learner, twin = (make_learner(**RELATIVES[relative]) for _ in range(2))
     t_env = feed(learner, 6, 1)
     saved, rng = copy.deepcopy(learner.state_dict()), torch.get_rng_state()
     twin.load_state_dict(saved)
     feed(learner, 3, 1, start=t_env)
     torch.set_rng_state(rng)
     feed(twin, 3, 1, start=t_env)
+    trained = learner.state_dict()
+    assert any(
+        not torch.equal(saved["world_model"][key], value) for key, value in trained["world_model"].items()
+    )
     for mine, its in (
         (learner.mac.agent, twin.mac.agent),
         (learner.world_model, twin.world_model),
         (learner.behaviour.critic, twin.behaviour.critic),
+        *([] if learner.candidates is None else [(learner.candidates.predictor, twin.candidates.predictor)]),
     ):
         for name, value in mine.state_dict().items():
             assert torch.equal(value, its.state_dict()[name]), name
 
 
-def test_saved_models_act_alike(tmp_path: Any) -> None:
-    learner, twin = make_learner(), make_learner(seed=5)
+@pytest.mark.parametrize("relative", ["gawm", "mamba"])
+def test_saved_models_act_alike(tmp_path: Any, relative: str) -> None:
+    learner, twin = make_learner(**RELATIVES[relative]), make_learner(**RELATIVES[relative])
     feed(learner, 5, 1)
+    episodes = random_episodes([8, 8], seed=9)
+
+    def acting(mac: Any) -> torch.Tensor:
+        torch.manual_seed(4)
+        mac.init_hidden(2)
+        return torch.stack([mac.forward(episodes, t) for t in range(8)])
+
+    assert not torch.equal(acting(learner.mac), acting(twin.mac))
+    learner.mac.save_models(str(tmp_path))  # all that acting needs
+    twin.mac.load_models(str(tmp_path))
+    assert torch.equal(acting(learner.mac), acting(twin.mac))
     learner.save_models(str(tmp_path))
     twin.load_models(str(tmp_path))
-    obs = torch.randn(3, 4, N_AGENTS, OBS)
-    mine, _ = learner.mac.run_agent(learner.mac.agent_inputs(obs))
-    its, _ = twin.mac.run_agent(twin.mac.agent_inputs(obs))
-    assert torch.equal(mine, its)
+    for name, value in learner.world_model.state_dict().items():
+        assert torch.equal(value, twin.world_model.state_dict()[name]), name
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components.imagination import (
-    StartStates,
+    Moment,
     decode,
     imagine,
     masked_log_softmax,
@@ -50,6 +50,7 @@ def make_ppo(mac: BasicMAC, feature_size: int, **changes: Any) -> ImaginedPPO:
         "minibatches": 2,
         "eps_clip": 0.2,
         "entropy_coef": 0.01,
+        "entropy_decay": 1.0,
         "entropy_target": 0.5,
         "entropy_target_final": 0.1,
         "lr": 1e-3,
@@ -71,11 +72,11 @@ def make_real(feature_size: int) -> RealPlay:
     return RealPlay(torch.randn(2, 6, N_AGENTS, feature_size), torch.randn(2, 6), continues, mask)
 
 
-def make_start(model: WorldModel) -> StartStates:
+def make_start(model: WorldModel) -> Moment:
     avail = torch.rand(N, N_AGENTS, ACTIONS) < 0.6
     avail[..., 0] = True
     z = torch.nn.functional.one_hot(torch.randint(5, (N, N_AGENTS, 4)), 5).flatten(-2).float()
-    return StartStates(
+    return Moment(
         LatentState(torch.randn(N, N_AGENTS, model.width), z),
         torch.randn(N, N_AGENTS, OBS),
         avail,
@@ -98,7 +99,7 @@ def test_an_imagined_rollouts_returns_equal_a_slow_reference() -> None:
             for k in range(start, HORIZON):
                 features = data.features[n, k + 1]
                 predicted = model.predict(features)
-                total += discount * model.two_hot.mean(predicted.reward_logits).mean().item()
+                total += discount * model.agent_rewards(predicted).mean().item()
                 discount *= 0.95 * torch.sigmoid(predicted.continue_logits).mean().item()
             total += discount * ppo.critic.value(data.features[n, -1]).item()
             assert returns[n, start].item() == pytest.approx(total, rel=1e-3, abs=1e-3)
@@ -234,15 +235,23 @@ def test_the_entropy_bonus_follows_the_target() -> None:
 
     def bonus_after(entropy: float, t_env: int) -> float:
         ppo.entropy_coef = 0.05
-        ppo._follow_entropy_target(entropy, t_env)
+        ppo._move_entropy_coef(entropy, t_env)
         return ppo.entropy_coef
 
     assert bonus_after(entropy=0.9, t_env=0) < 0.05  # the target falls from 0.5 to 0.1 over 1000 steps
     assert bonus_after(entropy=0.29, t_env=500) == pytest.approx(0.05 * math.exp(3 * 0.01))
     assert bonus_after(entropy=0.09, t_env=5000) > 0.05
     for _ in range(100):
-        ppo._follow_entropy_target(entropy=0.0, t_env=0)
+        ppo._move_entropy_coef(entropy=0.0, t_env=0)
     assert ppo.entropy_coef == 0.3
+
+
+def test_without_a_target_the_entropy_bonus_decays() -> None:
+    model, mac = make_model(), make_mac()
+    ppo = make_ppo(mac, model.feature_size, entropy_target=None, entropy_coef=0.001, entropy_decay=0.9)
+    data = imagine(model, mac, make_start(model), HORIZON)
+    statistics = ppo.update(data, make_real(model.feature_size), t_env=0)
+    assert statistics["entropy_coef"].item() == pytest.approx(0.001 * 0.9**4)  # 2 epochs of 2 minibatches
 
 
 def test_the_dead_see_nothing_and_somebody_can_always_act() -> None:

@@ -11,6 +11,7 @@ from modules.world_models.symlog import TwoHot, symexp, symlog
 from modules.world_models.world_model import WorldModel, WorldModelConfig
 
 N_AGENTS, OBS, ACTIONS = 3, 5, 4
+LOSS = WorldModelLossConfig(wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0)
 
 
 def make_model(obs_fusion: bool = True) -> WorldModel:
@@ -94,12 +95,10 @@ def test_the_scan_is_the_imagined_recurrence_on_posterior_latents() -> None:
 
 def test_gradients_reach_every_part() -> None:
     model = make_model()
-    config = WorldModelLossConfig(wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-2)
     for _ in range(2):  # the reward head starts at zero and passes no gradient back at first
         optimiser.zero_grad()
-        loss, _ = world_model_loss(model, windows(), config)
-        loss.backward()
+        world_model_loss(model, windows(), LOSS).total.backward()
         optimiser.step()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -109,9 +108,8 @@ def test_gradients_reach_every_part() -> None:
 def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:
     model, data = make_model(), windows()
     data.obs[:, :, 1] = 0
-    config = WorldModelLossConfig(wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0)
     torch.manual_seed(0)
-    _, terms = world_model_loss(model, data, config)
+    terms = world_model_loss(model, data, LOSS).terms
     torch.manual_seed(0)
     state, _ = model.observe(data.obs, data.actions, data.is_first)
     predicted = model.predict(state.features)
@@ -122,12 +120,29 @@ def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:
     assert terms["wm_obs_loss"].item() == pytest.approx(0.5 * standardised.sum().item(), rel=1e-4)
 
 
+def _tangent(gradient: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
+    """The part of a gradient that moves the logits."""
+    return probs * (gradient - (gradient * probs).sum(dim=-1, keepdim=True))
+
+
 def test_kl_and_sampling_agree_with_torch_distributions() -> None:
     latents = CategoricalLatents(groups=3, classes=4, uniform_mix=0.05)
     torch.manual_seed(0)
     posterior, prior = latents.probs(torch.randn(7, 12)), latents.probs(torch.randn(7, 12))
+    both = [posterior.requires_grad_(), prior.requires_grad_()]
     reference = kl_divergence(Categorical(posterior), Categorical(prior)).sum(dim=-1)
-    assert torch.allclose(latents.kl(posterior, prior), reference, atol=1e-5)
+    to_posterior, to_prior = torch.autograd.grad(reference.sum(), both)
+    for_prior, for_posterior = latents.balanced_kl(posterior, prior)
+    for kl, trained, other, expected in (
+        (for_prior, prior, posterior, to_prior),
+        (for_posterior, posterior, prior, to_posterior),
+    ):
+        assert torch.allclose(kl, reference, atol=1e-5)
+        gradient, none = torch.autograd.grad(kl.sum(), [trained, other], allow_unused=True)
+        assert none is None
+        # Categorical normalises: its gradient lacks what all classes have in common.
+        assert torch.allclose(_tangent(gradient, trained), _tangent(expected, trained), atol=1e-4)
+    posterior, prior = posterior.detach(), prior.detach()
     assert posterior.min() >= 0.05 / 4 - 1e-7
     draws = latents.sample(posterior.expand(20000, -1, -1, -1), torch.rand(20000, 7, 3))
     assert torch.allclose(draws.view(20000, 7, 3, 4).mean(dim=0), posterior, atol=0.02)

@@ -26,9 +26,9 @@ class CommandLine:
         where = f"local_results_path={self.results}"
         return [f"--config={alg}", f"--env-config={env}", "with", where, *assignments]
 
-    def start(self, words: list[str], **options: Any) -> subprocess.Popen[str]:
+    def start(self, words: list[str], errors: Any = subprocess.PIPE, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, str(ROOT / "src" / "main.py"), *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
         return subprocess.Popen(command, cwd=self.cwd, env=self.environ, **pipes, **options)
 
     def run(self, words: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -1,35 +1,51 @@
 """Every algorithm trains from its own file, with small sizes, in an environment that starts at once."""
 
 import pytest
-import yaml
 
-from utils.config import CONFIG_DIR, available
+from utils.config import Request, available, compose
 
 TINY = {
     "t_max": 300, "test_interval": 300, "test_nepisode": 2, "learner_log_interval": 100, "log_interval": 100,
     "batch_size_run": 2, "batch_size": 4, "buffer_size": 16, "hidden_dim": 16, "steps_per_update": 50,
     "cpu_threads": 1, "seed": 1, "runner": "episode", "final_test_nepisode": 2,
-    # GAWM
+    # GAWM and its relatives
     "start_training_steps": 50, "wm_steps_per_update": 50, "wm_batch_size": 4, "wm_sequence_length": 8,
     "wm_latent_groups": 4, "wm_latent_classes": 4, "wm_fusion_layers": 1, "wm_fusion_heads": 2,
     "wm_width": 16, "policy_steps_per_round": 100, "imagination_episodes": 4, "imagination_starts": 16,
-    "imagination_horizon": 5, "critic_width": 16,
+    "imagination_horizon": 5, "critic_width": 16, "error_predictor_width": 16, "candidate_predictions": 2,
 }  # fmt: skip
 FORAGING = ["env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20"]
 
 
+LOSSES = {"mamba": "wm_action_loss", "mag": "error_predictor_loss"}
+ABLATIONS = {
+    "reward trend": ["reward_trend_sigma=0"],
+    "pseudo buffer": ["pseudo_rounds=1"],
+    "policy on observations": ["mac=latent_mac", "use_rnn=False"],
+}
+
+
+def _tiny(alg: str) -> list[str]:
+    known = compose(Request(alg, "gymma", ()))
+    return [f"{key}={value}" for key, value in TINY.items() if key in known]
+
+
 @pytest.mark.parametrize("alg", available("algs"))
 def test_an_algorithm_trains_from_its_file(command_line, load, alg):
-    known = {**_keys("default.yaml"), **_keys(f"algs/{alg}.yaml")}
-    changes = [f"{key}={value}" for key, value in TINY.items() if key in known]
-    done = command_line.train(alg, "gymma", *FORAGING, *changes)
+    done = command_line.train(alg, "gymma", *FORAGING, *_tiny(alg))
     assert done.returncode == 0, done.stderr
     (record,) = (command_line.results / "sacred" / alg).glob("*/1")
     metrics = load(record / "metrics.json")
     assert metrics["test_return_mean"]["steps"][0] == 0
     learnt = [name for name in metrics if name.endswith("grad_norm")]
     assert learnt, f"no update was logged, only {sorted(metrics)}"
+    for family, loss in LOSSES.items():
+        assert loss in metrics or not alg.startswith(family)
 
 
-def _keys(name: str) -> dict:
-    return yaml.safe_load((CONFIG_DIR / name).read_text())
+@pytest.mark.parametrize("without", ABLATIONS)
+def test_gawm_trains_without_one_of_its_parts(command_line, load, without):
+    done = command_line.train("gawm", "gymma", *FORAGING, *_tiny("gawm"), *ABLATIONS[without])
+    assert done.returncode == 0, done.stderr
+    (record,) = (command_line.results / "sacred" / "gawm").glob("*/1")
+    assert "pg_loss" in load(record / "metrics.json")

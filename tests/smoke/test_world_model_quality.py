@@ -4,7 +4,8 @@ TASK = "lbforaging:Foraging-5x5-2p-1f-v3"
 TINY = [
     f"env_args.key={TASK}", "env_args.time_limit=25", "runner=episode", "t_max=200", "test_interval=200",
     "test_nepisode=2", "final_test_nepisode=2", "hidden_dim=16", "cpu_threads=1", "seed=1",
-    "start_training_steps=50", "wm_steps_per_update=50", "wm_batch_size=4", "wm_sequence_length=8", "wm_latent_groups=4",
+    "start_training_steps=50",
+    "wm_steps_per_update=50", "wm_batch_size=4", "wm_sequence_length=8", "wm_latent_groups=4",
     "wm_latent_classes=4", "wm_fusion_layers=1", "wm_fusion_heads=2", "wm_width=16",
     "policy_steps_per_round=100", "imagination_episodes=4", "imagination_starts=16",
     "imagination_horizon=5", "critic_width=16",

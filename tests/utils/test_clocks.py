@@ -20,6 +20,11 @@ def test_ratio_below_one_step_makes_several_updates_per_step():
     assert [Ratio(0.5).due(3), Ratio(0.25).due(1)] == [6, 4]
 
 
+def test_ratio_may_differ_early_on():
+    clock = Ratio(10, early_steps=100, early_steps_per_update=4)
+    assert [clock.due(t) for t in (50, 100, 105, 110, 200)] == [12, 13, 0, 1, 9]
+
+
 @given(st.integers(1, 100), st.integers(0, 200), STEPS)
 def test_every_fires_when_a_grid_point_was_passed(interval, first, arrivals):
     clock, t, last = Every(interval, first), 0, -1

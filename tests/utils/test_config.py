@@ -118,6 +118,31 @@ class TestComposition:
         assert all(word in sentence for word in words), sentence
         assert "\n" not in sentence
 
+    def test_an_algorithm_may_build_on_another(self, folder):
+        (folder / "algs" / "derived.yaml").write_text("base: alg\nname: derived\ntarget: 5")
+        (folder / "algs" / "again.yaml").write_text("base: derived\nname: again\nlr: 0.125")
+        request = parse_command_line(["--config=again", "--env-config=battle", "with", "target=7"])
+        composed = compose(request)
+        assert (composed["name"], composed["lr"], composed["target"]) == ("again", 0.125, 7)
+        assert compose(Request("derived", "battle", ()))["lr"] == 0.001
+        assert "base" not in composed
+
+    @pytest.mark.parametrize(
+        ("base", "words"),
+        [
+            ("agl", ["algs/alg.yaml", "'agl'", "there are: alg, other"]),
+            ("alg", ["algs/alg.yaml", "builds on alg itself"]),
+            ("other", ["algs/other.yaml", "builds on other itself"]),
+            ("../default", ["'../default'"]),
+        ],
+    )
+    def test_a_base_that_cannot_be_one_is_named(self, folder, base, words):
+        (folder / "algs" / "alg.yaml").write_text(f"base: {base}")
+        (folder / "algs" / "other.yaml").write_text("base: alg")
+        with pytest.raises(ConfigError) as caught:
+            _compose()
+        assert all(word in str(caught.value) for word in words), caught.value
+
     def test_values_of_files_are_checked_too(self, folder):
         (folder / "algs" / "alg.yaml").write_text("batch_size: -3")
         with pytest.raises(ConfigError, match="batch_size must be a whole number"):
@@ -153,7 +178,7 @@ def test_bad_files_are_named(folder, text, words):
         ("--config=alg --env-config=battle lr=1", "'with' is missing before 'lr=1'"),
         ("--config=alg --env-config=battle with lr", "'lr' behind 'with' is not of the form key=value"),
         ("--config=alg --env-config=battle with =1", "not of the form key=value"),
-        ("--config=alg --env-config=battle --mongo", "Unrecognized arguments: --mongo"),
+        ("--config=alg --env-config=battle --fast", "Unrecognized arguments: --fast"),
         ("--conf=alg --env-config=battle", "Unrecognized arguments: --conf=alg"),
     ],
 )

@@ -41,14 +41,27 @@ class CategoricalLatents(NamedTuple):
         """
         with torch.no_grad():
             # Rounding can leave the last cumulative sum below the uniform number: clamp to the last class.
-            index = (probs.cumsum(dim=-1) <= uniforms.unsqueeze(-1)).sum(dim=-1)
-            one_hot = F.one_hot(index.clamp_max(self.classes - 1), self.classes).to(probs.dtype)
+            index = (probs.cumsum(dim=-1) <= uniforms.unsqueeze(-1)).sum(dim=-1, keepdim=True)
+            one_hot = torch.zeros_like(probs).scatter_(-1, index.clamp_max_(self.classes - 1), 1.0)
         if probs.requires_grad:
-            one_hot = one_hot + probs - probs.detach()
+            one_hot = probs + one_hot.sub_(probs.detach())
         return one_hot.flatten(-2)
 
-    def kl(self, posterior: Tensor, prior: Tensor) -> Tensor:
-        """KL(posterior || prior) in nats, summed over the groups: two (..., groups, classes) -> (...)."""
+    def draw(self, probs: Tensor) -> Tensor:
+        """``sample`` with fresh random numbers."""
+        return self.sample(probs, torch.rand(probs.shape[:-1], device=probs.device))
+
+    def balanced_kl(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """KL(posterior || prior) in nats, summed over the groups, twice.
+
+        Args:
+            posterior, prior: (..., groups, classes) probabilities.
+
+        Returns:
+            (...) with gradients to the prior alone, and (...) with gradients to the posterior alone.
+        """
         tiny = torch.finfo(posterior.dtype).tiny
-        log_ratio = posterior.clamp_min(tiny).log() - prior.clamp_min(tiny).log()
-        return (posterior * log_ratio).sum(dim=(-2, -1))
+        log_posterior, log_prior = posterior.clamp_min(tiny).log(), prior.clamp_min(tiny).log()
+        for_prior = posterior.detach() * (log_posterior.detach() - log_prior)
+        for_posterior = posterior * (log_posterior - log_prior.detach())
+        return for_prior.sum(dim=(-2, -1)), for_posterior.sum(dim=(-2, -1))

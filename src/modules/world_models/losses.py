@@ -1,12 +1,15 @@
 """What a world model is trained on: balanced KL, reconstruction, availability, reward and continuation."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from components.trajectory_buffer import Trajectories
-from modules.world_models.world_model import WorldModel
+from modules.world_models.world_model import LatentState, WorldModel
+from utils.rl_utils import masked_mean
 
 SMALLEST_VARIANCE = 1e-2  # added to that of every entry: one that hardly changes must not count without bound
 
@@ -21,65 +24,105 @@ class WorldModelLossConfig:
     wm_reward_scale: float  # weight of the reward's cross-entropy
 
 
+class WorldModelLoss(NamedTuple):
+    """Loss of a (B, T) batch of windows."""
+
+    total: Tensor  # the scalar to minimise
+    terms: dict[str, Tensor]  # unweighted, each a mean over the steps and agents that it looks at
+    per_agent: Tensor  # (B, T, n) the weighted sum of the terms at one step of one agent, detached
+    state: LatentState  # (B, T, n, ...) posterior
+
+
+class _Term(NamedTuple):
+    """One part of the loss."""
+
+    losses: Tensor  # (B, T, n)
+    counts: Tensor  # (B, T, n) bool, where it is looked at
+    weight: float = 1.0
+
+
+def world_model_loss(model: WorldModel, data: Trajectories, config: WorldModelLossConfig) -> WorldModelLoss:
+    """Run the posterior over windows of real play and compare what it decodes with what was there."""
+    state, posterior = model.observe(data.obs, data.actions, data.is_first)
+    terms = _terms(model, data, config, state, posterior)
+    means = {key: masked_mean(term.losses, term.counts) for key, term in terms.items()}
+    total = torch.stack([term.weight * means[key] for key, term in terms.items()]).sum()
+    per_agent = torch.stack(
+        [term.weight * term.losses.detach() * term.counts for term in terms.values()]
+    ).sum(0)
+    logged = {key: mean.detach() for key, mean in means.items()}
+    return WorldModelLoss(total, {**logged, "wm_loss": total.detach()}, per_agent, state)
+
+
+def _terms(
+    model: WorldModel,
+    data: Trajectories,
+    config: WorldModelLossConfig,
+    state: LatentState,
+    posterior: Tensor,
+) -> dict[str, _Term]:
+    predicted = model.predict(state.features)
+    living = alive(data.obs)
+    everywhere = torch.ones_like(living)
+    acted = has_past(data.is_first).unsqueeze(-1).expand_as(living)
+    kl_prior, kl_posterior = model.latents.balanced_kl(posterior, model.prior(state.h))
+    kl = config.wm_kl_prior * kl_prior + config.wm_kl_posterior * kl_posterior
+    reward, continues = (x.unsqueeze(-1).expand_as(living) for x in (data.trend, data.continues))
+    may = _log_odds_loss(predicted.avail_logits, data.avail_actions.float()).sum(dim=-1)
+    terms = {
+        "wm_kl": _Term(kl, everywhere),
+        "wm_obs_loss": _Term(
+            _obs_losses(model, predicted.obs, data.obs, living), living, config.wm_obs_scale
+        ),
+        "wm_avail_loss": _Term(may + _log_odds_loss(predicted.alive_logits, living.float()), everywhere),
+        "wm_reward_loss": _Term(
+            model.reward_code.loss(predicted.reward_logits, reward), everywhere, config.wm_reward_scale
+        ),
+        "wm_continue_loss": _Term(_log_odds_loss(predicted.continue_logits, continues), everywhere),
+    }
+    if model.action_head is not None:
+        logits = model.action_head(state.features).flatten(0, 2)
+        losses = F.cross_entropy(logits, data.actions.roll(1, dims=1).flatten(), reduction="none")
+        terms["wm_action_loss"] = _Term(losses.view_as(kl), acted)
+    return terms
+
+
+def has_past(is_first: Tensor) -> Tensor:
+    """(B, T) bool: where an episode or a window begins there is no action that led there."""
+    known = ~is_first
+    known[:, 0] = False
+    return known
+
+
 def alive(obs: Tensor) -> Tensor:
     """(..., obs_size) -> (...) bool: a dead agent observes nothing but zeros."""
     return (obs != 0).any(dim=-1)
 
 
+def _obs_losses(model: WorldModel, predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+    """Error of observations (B, T, n, obs_size), summed over their entries."""
+    if model.scale_free:
+        return standardised_error(predicted, target, counts)
+    return F.smooth_l1_loss(predicted, target, reduction="none").sum(dim=-1)
+
+
 def standardised_error(predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-    """Squared error in units of each entry's own variance, summed over entries, the mean over what counts.
+    """Squared error (...) in units of each entry's own variance, summed over entries.
 
     So a position, which varies little, is not drowned by a weapon's cooldown, which varies much.
 
     Args:
         predicted, target: (..., size).
-        counts: (...) bool, which ones to look at.
+        counts: (...) bool, over which ones the variance is taken.
     """
-    weights = counts.unsqueeze(-1) / counts.sum().clamp_min(1)
+    weights = (counts / counts.sum().clamp_min(1)).unsqueeze(-1)
 
     def mean(values: Tensor) -> Tensor:
         return (values * weights).flatten(0, -2).sum(dim=0)
 
     variance = mean((target - mean(target)).square())
-    return 0.5 * (mean((predicted - target).square()) / (variance + SMALLEST_VARIANCE)).sum()
+    return 0.5 * ((predicted - target).square() / (variance + SMALLEST_VARIANCE)).sum(dim=-1)
 
 
-def world_model_loss(
-    model: WorldModel, data: Trajectories, config: WorldModelLossConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of a (B, T) batch of windows.
-
-    Returns:
-        The scalar to minimise and its terms, unweighted, each a mean over steps and agents.
-    """
-    state, posterior = model.observe(data.obs, data.actions, data.is_first)
-    prior = model.prior(state.h)
-    predicted = model.predict(state.features)
-    n_agents = data.obs.shape[2]
-
-    kl_prior = model.latents.kl(posterior.detach(), prior)
-    kl_posterior = model.latents.kl(posterior, prior.detach())
-    living = alive(data.obs)
-    team_reward = data.trend.unsqueeze(-1).expand(-1, -1, n_agents)
-    continues = data.continues.unsqueeze(-1).expand(-1, -1, n_agents)
-    terms = {
-        "wm_kl": kl_prior.detach().mean(),
-        "wm_obs_loss": standardised_error(predicted.obs, data.obs, living),
-        "wm_avail_loss": F.binary_cross_entropy_with_logits(
-            predicted.avail_logits, data.avail_actions.float(), reduction="none"
-        )
-        .sum(dim=-1)
-        .mean()
-        + F.binary_cross_entropy_with_logits(predicted.alive_logits, living.float()),
-        "wm_reward_loss": model.two_hot.loss(predicted.reward_logits, team_reward).mean(),
-        "wm_continue_loss": F.binary_cross_entropy_with_logits(predicted.continue_logits, continues),
-    }
-    loss = (
-        config.wm_kl_prior * kl_prior.mean()
-        + config.wm_kl_posterior * kl_posterior.mean()
-        + config.wm_obs_scale * terms["wm_obs_loss"]
-        + terms["wm_avail_loss"]
-        + config.wm_reward_scale * terms["wm_reward_loss"]
-        + terms["wm_continue_loss"]
-    )
-    return loss, {**terms, "wm_loss": loss}
+def _log_odds_loss(logits: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")

@@ -1,6 +1,7 @@
-"""Regression of a scalar as a distribution over fixed bins, blind to the scale of what it predicts.
+"""Regression of a scalar: as a distribution over fixed bins, blind to its scale, or as the number itself.
 
-Two-hot targets in symlog space (Hafner et al., 2023, arXiv 2301.04104, section "Robust predictions").
+Two-hot targets in symlog space (Hafner et al., 2023, arXiv 2301.04104, section "Robust predictions"). Both
+ways offer ``size``, how many numbers a network predicts, ``mean``, the scalar they stand for, and ``loss``.
 """
 
 import torch
@@ -25,6 +26,7 @@ class TwoHot(nn.Module):
 
     def __init__(self, n_bins: int = 65, limit: float = 6.0) -> None:
         super().__init__()
+        self.size = n_bins
         self.register_buffer("bins", symexp(torch.linspace(-limit, limit, n_bins)), persistent=False)
 
     def mean(self, logits: Tensor) -> Tensor:
@@ -45,3 +47,17 @@ class TwoHot(nn.Module):
         log_probs = F.log_softmax(logits, dim=-1)
         picked = log_probs.gather(-1, torch.stack([above - 1, above], dim=-1))
         return -(picked[..., :1] * (1 - weight) + picked[..., 1:] * weight).squeeze(-1)
+
+
+class PlainNumber(nn.Module):
+    """The scalar itself, regressed by smooth-L1."""
+
+    size = 1
+
+    def mean(self, predicted: Tensor) -> Tensor:
+        """(..., 1) -> (...)."""
+        return predicted.squeeze(-1)
+
+    def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """(..., 1), (...) -> (...)."""
+        return F.smooth_l1_loss(predicted.squeeze(-1), target, reduction="none")

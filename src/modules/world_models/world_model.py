@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, AgentMLP, mlp
-from modules.world_models.symlog import TwoHot
+from modules.world_models.symlog import PlainNumber, TwoHot
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class WorldModelConfig:
     wm_fusion_layers: int  # Transformer layers of each fusion
     wm_fusion_heads: int  # attention heads
     wm_head_layers: int  # hidden layers of the embedding and of every head
-    wm_obs_fusion: bool  # false: the posterior sees the agent's own observation only (GAWM*)
+    wm_obs_fusion: bool  # false: the posterior sees the agent's own observation only (GAWM*, MAMBA)
+    wm_regression: str = "scale_free"  # or "smooth_l1": how observations and rewards are learnt
+    wm_action_head: bool = False  # the previous action is decoded, too (MAMBA)
 
 
 class LatentState(NamedTuple):
@@ -56,7 +58,7 @@ class Prediction(NamedTuple):
     obs: Tensor  # (..., n_agents, obs_size)
     avail_logits: Tensor  # (..., n_agents, n_actions) log-odds that an action may be taken
     alive_logits: Tensor  # (..., n_agents) log-odds that the agent is alive
-    reward_logits: Tensor  # (..., n_agents, bins) the team reward of arriving here
+    reward_logits: Tensor  # (..., n_agents, numbers) as `reward_code` has the team reward of arriving here
     continue_logits: Tensor  # (..., n_agents) log-odds that the task goes on
 
 
@@ -75,7 +77,8 @@ class WorldModel(nn.Module):
         self.latents = CategoricalLatents(
             config.wm_latent_groups, config.wm_latent_classes, config.wm_uniform_mix
         )
-        self.two_hot = TwoHot()
+        self.scale_free = config.wm_regression == "scale_free"
+        self.reward_code: TwoHot | PlainNumber = TwoHot() if self.scale_free else PlainNumber()
         self.feature_size = width + self.latents.size
 
         self.embed = mlp(obs_size, width, width, layers)
@@ -92,8 +95,9 @@ class WorldModel(nn.Module):
 
         self.obs_head = mlp(self.feature_size, width, obs_size, layers)
         self.avail_head = mlp(self.feature_size, width, n_actions + 1, layers)  # one more for being alive
-        self.reward_head = mlp(self.feature_size, width, len(self.two_hot.bins), layers)
+        self.reward_head = mlp(self.feature_size, width, self.reward_code.size, layers)
         self.continue_head = mlp(self.feature_size, width, 1, layers)
+        self.action_head = mlp(self.feature_size, width, n_actions, layers) if config.wm_action_head else None
         nn.init.zeros_(self.reward_head[-1].weight)  # type: ignore[arg-type]  # start by predicting no reward
         nn.init.zeros_(self.reward_head[-1].bias)  # type: ignore[arg-type]
 
@@ -117,8 +121,7 @@ class WorldModel(nn.Module):
         hs, zs, posteriors = [], [], []
         for t in range(time):
             h = h * goes_on[:, t]
-            fused = self.obs_fusion(torch.cat([embedded[:, t], h], dim=-1))
-            posterior = self.latents.probs(self.posterior_head(fused))
+            posterior = self._posterior(embedded[:, t], h)
             z = self.latents.sample(posterior, uniforms[t])
             hs.append(h)
             zs.append(z)
@@ -126,6 +129,10 @@ class WorldModel(nn.Module):
             if t + 1 < time:
                 h = self._recur(h, z, one_hot[:, t])
         return LatentState(torch.stack(hs, 1), torch.stack(zs, 1)), torch.stack(posteriors, 1)
+
+    def perceive(self, obs: Tensor, h: Tensor) -> LatentState:
+        """One step of ``observe``: observations (N, n, obs_size) at deterministic states (N, n, width)."""
+        return LatentState(h, self.latents.draw(self._posterior(self.embed(obs), h)))
 
     def prior(self, h: Tensor) -> Tensor:
         """(..., n, width) deterministic states -> (..., n, groups, classes) prior probabilities."""
@@ -138,9 +145,12 @@ class WorldModel(nn.Module):
             state: latent states (N, n, ...).
             actions: (N, n) int64.
         """
-        h = self._recur(state.h, state.z, F.one_hot(actions, self.n_actions).to(state.h.dtype))
-        uniforms = torch.rand((*h.shape[:-1], self.latents.groups), device=h.device)
-        return LatentState(h, self.latents.sample(self.prior(h), uniforms))
+        h = self.advance(state, actions)
+        return LatentState(h, self.latents.draw(self.prior(h)))
+
+    def advance(self, state: LatentState, actions: Tensor) -> Tensor:
+        """The deterministic states (N, n, width) to which joint actions (N, n) int64 lead."""
+        return self._recur(state.h, state.z, F.one_hot(actions, self.n_actions).to(state.h.dtype))
 
     def predict(self, features: Tensor) -> Prediction:
         """Run every head on (..., n, feature_size)."""
@@ -153,13 +163,21 @@ class WorldModel(nn.Module):
             continue_logits=self.continue_head(features).squeeze(-1),
         )
 
+    def agent_rewards(self, prediction: Prediction) -> Tensor:
+        """(..., n) expected team reward, as each agent predicts it."""
+        return self.reward_code.mean(prediction.reward_logits)
+
     def team_reward(self, prediction: Prediction) -> Tensor:
         """(...) expected team reward, the mean over what the agents predict."""
-        return self.two_hot.mean(prediction.reward_logits).mean(dim=-1)
+        return self.agent_rewards(prediction).mean(dim=-1)
 
     def team_continue(self, prediction: Prediction) -> Tensor:
         """(...) probability that the task goes on, the mean over what the agents predict."""
         return torch.sigmoid(prediction.continue_logits).mean(dim=-1)
+
+    def _posterior(self, embedded: Tensor, h: Tensor) -> Tensor:
+        fused = self.obs_fusion(torch.cat([embedded, h], dim=-1))
+        return self.latents.probs(self.posterior_head(fused))
 
     def _recur(self, h: Tensor, z: Tensor, action_one_hot: Tensor) -> Tensor:
         fused = self.act_fusion(torch.cat([z, action_one_hot], dim=-1))

@@ -1,0 +1,251 @@
+"""A study in one command: trains what is missing of algorithms x maps x seeds, then compares.
+
+    python src/compare.py --algs gawm_small,mamba_small,mappo --maps 3m,2s3z --seeds 3 --steps 50000 --jobs 2
+    python src/compare.py --algs gawm_small,qmix --maps 3m --seeds 2 --steps 20000 with test_interval=5000
+
+Each run is an ordinary one of main.py. A run of the same configuration that took all steps is not repeated,
+one that broke off goes on; so the same command goes on after an interrupt, and is cheap when all is done.
+With --jobs 0 nothing is trained. The output folder then holds a table (table.csv, table.md), the test curves
+(curves.csv, curves.png), the losses of the world models (losses.png), and what each run printed (logs/).
+
+Exit codes: 0 all runs are there, 1 some are missing (they are named, the others compared), 2 a request that
+can't be run, 130 interrupted.
+"""
+
+import argparse
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs import Job, Pool
+from main import INTERRUPTED, configuration
+from results import Parser
+from utils import interrupts
+from utils.config import compose, parse_command_line
+from utils.constraints import ConfigError
+
+if TYPE_CHECKING:  # imported where needed: pandas and matplotlib take their time
+    import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+STATUS_EVERY = 60.0  # seconds
+COLUMNS = [
+    "map", "alg", "seeds", "mean", "iqm", "low", "high", "median", "q25", "q75", "std", "area", "minutes",
+    "updates",
+]  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line ``argv`` and return the exit code."""
+    interrupts.install()
+    try:
+        given = parser().parse_intermixed_args(argv)
+        return study(given, plan(given), shlex.join(["python", "src/compare.py", *argv]))
+    except ConfigError as error:
+        return _fail(error, 2)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def study(given: argparse.Namespace, jobs: Sequence[Job], command: str) -> int:
+    """Run what is missing of ``jobs``, compare what is there and return the exit code."""
+    out = ROOT / given.out
+    wanted = [job for job in jobs if job.finished() is None]
+    print(f"{len(wanted)} of {len(jobs)} runs are missing", file=sys.stderr)
+    became = train(wanted, given.jobs, out / "logs") if given.jobs else {}
+    done = {job: directory for job in jobs if (directory := job.finished()) is not None}
+    missing = [f"{job} is missing ({became.get(job, 'not trained')})." for job in jobs if job not in done]
+    if not done:
+        return _fail(f"No run is finished, so nothing is compared: {' '.join(missing)}", 1)
+    out.mkdir(parents=True, exist_ok=True)
+    text, notices = compare(done, given.steps, out)
+    listed = "\n".join(f"- {note}" for note in [*missing, *notices])
+    (out / "table.md").write_text(f"    {command}\n\n{text}\n\n{listed}\n")
+    print(text)
+    print(listed, file=sys.stderr)
+    print(f"\nTable, curves and losses are in {out}")
+    return 1 if missing else 0
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = Parser(prog="compare.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    top.add_argument("--algs", type=_list, required=True, metavar="A,B", help="algorithms of src/config/algs")
+    top.add_argument("--maps", type=_list, required=True, metavar="M,N", help="maps; for gymma, its ids")
+    top.add_argument("--seeds", type=_count, default=3, metavar="N", help="seeds 0 to N - 1 (3)")
+    top.add_argument("--steps", type=_count, default=50000, metavar="N", help="environment steps (50000)")
+    top.add_argument("--env-config", default="smax", metavar="ENV", help="environment (smax)")
+    top.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1); 0: train nothing")
+    top.add_argument("--out", type=Path, default=Path("results/comparison"), metavar="DIR")
+    top.add_argument("rest", nargs="*", metavar="with key=value ...", help="changes of all configurations")
+    return top
+
+
+def _list(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of names, such as a,b,c")
+    return list(dict.fromkeys(names))
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def plan(given: argparse.Namespace) -> list[Job]:
+    """Return all runs of the study, seed by seed, so that the first results come early.
+
+    Raises:
+        ConfigError: one of them can't be run.
+    """
+    for word in given.rest:
+        if word.partition("=")[0] in ("seed", "t_max", "resume"):
+            raise ConfigError(f"{word!r} is decided by the study; its options are --seeds and --steps.")
+    if given.jobs < 0:
+        raise ConfigError(f"--jobs must be a whole number from 0 on, not {given.jobs}.")
+    groups = [(alg, task) for task in given.maps for alg in given.algs]
+    words = {group: _words(given, *group) for group in groups}
+    configs = {group: configuration([*words[group], "seed=0"])[0] for group in groups}
+    from run import check_names  # here, when nearly all of the request is known to be good
+
+    for config in configs.values():
+        check_names(config)
+    return [
+        Job(*group, seed, (*words[group], f"seed={seed}"), {**configs[group], "seed": seed})
+        for seed in range(given.seeds)
+        for group in groups
+    ]
+
+
+def _words(given: argparse.Namespace, alg: str, task: str) -> list[str]:
+    """The command line of main.py but for the seed."""
+    where = [f"--config={alg}", f"--env-config={given.env_config}"]
+    known = compose(parse_command_line(where))["env_args"]
+    task_key = "env_args.map_name" if "map_name" in known else "env_args.key"
+    words = [*where, *(given.rest or ["with"]), f"{task_key}={task}", f"t_max={given.steps}"]
+    if any(word.startswith("cpu_threads=") for word in given.rest):
+        return words
+    return [*words, f"cpu_threads={max(1, (os.cpu_count() or 1) // max(1, given.jobs))}"]
+
+
+def train(jobs: Sequence[Job], at_a_time: int, logs: Path) -> dict[Job, str]:
+    """Run ``jobs`` and return what became of each, in words."""
+    became: dict[Job, str] = {}
+    told = time.monotonic()
+    pool = Pool(at_a_time, logs)
+    for event in pool.run(jobs):
+        if event is not None:
+            job, code = event
+            said = pool.last_line(job)
+            became[job] = f"exit code {code}: {said}"
+            print(f"[{len(became)}/{len(jobs)}] {job}: {said}", file=sys.stderr)
+        elif time.monotonic() - told > STATUS_EVERY:
+            told = time.monotonic()
+            for job in pool.running:
+                print(f"  {job}: {pool.last_line(job)}", file=sys.stderr)
+    return became
+
+
+def compare(done: Mapping[Job, Path], steps: int, out: Path) -> tuple[str, list[str]]:
+    """Write the table, the curves and the losses of runs, up to ``steps``, into ``out``.
+
+    Args:
+        done: the run directory of each job.
+        steps: environment steps that are compared.
+        out: the folder.
+
+    Returns:
+        The table in Markdown, and what a reader of it must know, a sentence each.
+    """
+    from records import export, plots, query
+
+    results = next(iter(done)).config["local_results_path"]
+    store = query.open_store([Path(results, "sacred")])
+    chosen = query.select(store, query.Filter(runs=tuple(str(directory) for directory in done.values())))
+
+    def curves(metric: str) -> "pd.DataFrame":
+        return up_to(query.curves(store, chosen, metric), steps)
+
+    metric = query.metric_of(chosen, None)
+    frame = curves(metric)
+    summary = table(frame, curves("wm_updates"), curves("updates"))
+    summary.to_csv(out / "table.csv", index=False)
+    (out / "curves.csv").write_text(export.curve_csv(frame, metric))
+    plots.draw_curves({metric: frame}, out / "curves.png")
+    losses = query.loss_metrics(chosen)
+    if losses:
+        plots.draw_curves({name: curves(name) for name in losses}, out / "losses.png")
+    title = f"{plots.LABELS.get(metric, metric)} at {steps:,} environment steps"
+    return f"{title}\n\n{markdown(summary)}", query.notices(chosen)
+
+
+def up_to(frame: "pd.DataFrame", steps: int) -> "pd.DataFrame":
+    """Return each run's points before ``steps`` and the first one from there on."""
+    reached = frame["t_env"].ge(steps).groupby(frame["run"]).cumsum()
+    return frame[reached <= 1]
+
+
+def table(frame: "pd.DataFrame", *updates: "pd.DataFrame") -> "pd.DataFrame":
+    """Return one row per map and algorithm: what its runs reached, how they spread, what they took.
+
+    ``mean`` to ``std`` are of the runs' last values, ``area`` is the mean area under their curves, per step,
+    ``minutes`` the mean time from the start to the last test, with pauses.
+
+    Args:
+        frame: the curves.
+        updates: counts of updates over time; of a run that has several, the first.
+    """
+    from functools import reduce
+
+    import pandas as pd
+
+    from records import query, statistics
+
+    runs = frame.groupby(["map", "alg", "run"])
+    counts = [count.groupby("run")["value"].last() for count in updates]
+    each = pd.DataFrame(
+        {
+            "value": runs["value"].last(),
+            "area": runs[["t_env", "value"]].apply(lambda run: statistics.area(run["t_env"], run["value"])),
+            "minutes": runs["seconds"].last() / 60,
+        }
+    ).reset_index()
+    each["updates"] = each["run"].map(reduce(pd.Series.combine_first, counts))
+    spread = each.groupby(["map", "alg"], as_index=False).agg(
+        mean=("value", "mean"),
+        std=("value", "std"),
+        area=("area", "mean"),
+        minutes=("minutes", "mean"),
+        updates=("updates", "mean"),
+    )
+    return query.table(frame).drop(columns="short").merge(spread, on=["map", "alg"])[COLUMNS]
+
+
+def markdown(frame: "pd.DataFrame") -> str:
+    """Return a table as Markdown has it."""
+    rows = [list(frame.columns), ["---"] * frame.shape[1]]
+    rows += [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

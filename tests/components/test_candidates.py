@@ -1,0 +1,141 @@
+"""MAG: the candidate taken is the one whose predicted errors add up to the least."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.candidates import Candidates, CandidatesConfig
+from components.imagination import Decision, Moment
+from modules.world_models.losses import WorldModelLoss
+from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
+
+N, N_AGENTS, OBS, ACTIONS, HIDDEN = 50, 2, 3, 4, 5
+
+
+class Policy:
+    """Acts at random and counts in its memory how often it was asked."""
+
+    def policy_inputs(self, obs: Tensor, features: Tensor) -> Tensor:
+        return obs
+
+    def run_agent(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs.new_zeros(*inputs.shape[:-1], ACTIONS), hidden.unsqueeze(1) + 1
+
+
+def make(**changes: Any) -> Candidates:
+    torch.manual_seed(0)
+    values: dict[str, Any] = {
+        "candidates": 4, "candidate_predictions": 6, "candidate_choice": "trajectory",
+        "error_predictor_width": 16, "error_predictor_lr": 1e-2,
+    }  # fmt: skip
+    model = WorldModel(N_AGENTS, OBS, ACTIONS, WorldModelConfig(8, 4, 5, 0.01, 1, 2, 1, False))
+    policy: Any = Policy()
+    return Candidates(model, policy, CandidatesConfig(**{**values, **changes}))
+
+
+def make_moment(candidates: Candidates) -> tuple[Moment, Decision]:
+    latents = candidates.model.latents
+    z = latents.draw(torch.full((N, N_AGENTS, latents.groups, latents.classes), 1 / latents.classes))
+    state = LatentState(torch.randn(N, N_AGENTS, candidates.model.width), z)
+    avail = torch.ones(N, N_AGENTS, ACTIONS, dtype=torch.bool)
+    hidden = torch.zeros(N, N_AGENTS, HIDDEN)
+    actions = torch.randint(ACTIONS, (N, N_AGENTS))
+    return Moment(state, torch.randn(N, N_AGENTS, OBS), avail, hidden), Decision(
+        actions, torch.zeros(N), hidden
+    )
+
+
+def watch(candidates: Candidates, monkeypatch: pytest.MonkeyPatch) -> list[tuple[LatentState, Tensor]]:
+    """What `foreseen_errors` is asked and answers."""
+    calls = []
+    original = candidates.foreseen_errors
+
+    def watched(state: LatentState, hidden: Tensor) -> Tensor:
+        errors = original(state, hidden)
+        calls.append((state, errors))
+        return errors
+
+    monkeypatch.setattr(candidates, "foreseen_errors", watched)
+    return calls
+
+
+@pytest.mark.parametrize("choice", ["trajectory", "batch"])
+def test_the_candidate_with_the_least_predicted_error_is_taken(choice, monkeypatch):
+    candidates = make(candidate_choice=choice)
+    calls = watch(candidates, monkeypatch)
+    moment, decision = make_moment(candidates)
+    chosen = candidates.advance(moment, decision)
+    ((offered, errors),) = calls
+    offered_z, errors = offered.z.view(N, 4, N_AGENTS, -1), errors.view(N, 4)
+    assert torch.equal(chosen.h, candidates.model.advance(moment.state, decision.actions))
+    team_errors = errors.sum(dim=0)
+    for row in range(N):
+        judged = errors[row] if choice == "trajectory" else team_errors
+        assert torch.equal(chosen.z[row], offered_z[row, int(judged.argmin())])
+    assert len({int(row.argmin()) for row in errors}) == 4  # so the choice matters
+
+
+def test_candidates_are_samples_of_the_prior_after_the_joint_action(monkeypatch):
+    candidates = make(candidates=400, candidate_predictions=1)
+    calls = watch(candidates, monkeypatch)
+    moment, decision = make_moment(candidates)
+    candidates.advance(moment, decision)
+    h = candidates.model.advance(moment.state, decision.actions)
+    offered = calls[0][0]
+    assert torch.equal(offered.h.view(N, 400, N_AGENTS, -1), h.unsqueeze(1).expand(-1, 400, -1, -1))
+    shares = offered.z.view(N, 400, N_AGENTS, -1).mean(dim=1)
+    assert (shares - candidates.model.prior(h).flatten(-2)).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("predictions", [1, 2, 6])
+def test_errors_are_summed_over_the_predictions_and_the_policy_goes_on(predictions, monkeypatch):
+    candidates = make(candidate_predictions=predictions)
+    seen: list[Tensor] = []
+
+    def counted(features: Tensor) -> Tensor:
+        seen.append(features)
+        agents = torch.tensor([0.0, 2.0])  # their mean counts
+        return (agents + len(seen)).expand(features.shape[:-1])
+
+    monkeypatch.setattr(candidates.predictor, "forward", counted)
+    memories: list[Tensor] = []
+    original = Policy.run_agent
+
+    def remembered(self: Policy, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        memories.append(hidden)
+        return original(self, inputs, hidden)
+
+    monkeypatch.setattr(Policy, "run_agent", remembered)
+    state = make_moment(candidates)[0].state
+    errors = candidates.foreseen_errors(state, torch.zeros(N, N_AGENTS, HIDDEN))
+    assert torch.equal(seen[0], state.features)
+    assert torch.equal(errors, torch.full((N,), sum(1.0 + step for step in range(1, predictions + 1))))
+    assert [memory.unique().tolist() for memory in memories] == [[float(k)] for k in range(predictions - 1)]
+
+
+def test_the_predictor_learns_the_models_losses_and_leaves_the_model_alone():
+    candidates = make()
+    torch.manual_seed(1)
+    shape = (8, 6, N_AGENTS)
+    h = torch.randn(*shape, candidates.model.width)
+    errors = 5 + 3 * h[..., 0]
+    state = LatentState(h.requires_grad_(), torch.zeros(*shape, candidates.model.latents.size))
+    loss = WorldModelLoss(torch.zeros(()), {}, errors.detach(), state)
+    is_first = torch.zeros(8, 6, dtype=torch.bool)
+    losses = [candidates.train(loss, is_first)["error_predictor_loss"].item() for _ in range(150)]
+    assert losses[-1] < 0.2 * losses[0]
+    assert h.grad is None
+    assert all(parameter.grad is None for parameter in candidates.model.parameters())
+
+
+def test_nothing_is_asked_of_the_predictor_where_nothing_could_be_foreseen():
+    candidates = make()
+    state = LatentState(
+        *(part.unsqueeze(1).expand(-1, 3, -1, -1) for part in make_moment(candidates)[0].state)
+    )
+    errors = torch.full((N, 3, N_AGENTS), 7.0)
+    is_first = torch.ones(N, 3, dtype=torch.bool)
+    loss = WorldModelLoss(torch.zeros(()), {}, errors, state)
+    assert candidates.train(loss, is_first)["error_predictor_loss"] == 0
