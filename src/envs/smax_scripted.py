@@ -149,7 +149,7 @@ def kite(scenario: Scenario, safe: float) -> Player:
     """For units that shoot farther and run faster than their enemies: shoot whenever the weapon is ready and
     no enemy is nearer than ``safe``, else keep away."""
 
-    def play(view: View, rng: np.random.Generator) -> np.ndarray:
+    def act(view: View, rng: np.random.Generator) -> np.ndarray:
         field = Field.of(view, scenario)
         points = field.reachable()
         distances = field.distances(points)
@@ -160,7 +160,7 @@ def kite(scenario: Scenario, safe: float) -> Player:
         move = np.where(field.ready & (nearest > 6), hunt, flee)
         return field.legal(np.where(shoot, field.weakest_in_range(), move))
 
-    return play
+    return act
 
 
 def hit_and_run(scenario: Scenario, reach: float) -> Player:
@@ -168,7 +168,7 @@ def hit_and_run(scenario: Scenario, reach: float) -> Player:
     shoot once and step out again. The nearest is shot at, so the healthiest goes in front."""
     into_range = UNITS[scenario.allies[0]].range - 0.1
 
-    def play(view: View, rng: np.random.Generator) -> np.ndarray:
+    def act(view: View, rng: np.random.Generator) -> np.ndarray:
         field = Field.of(view, scenario)
         own, step = field.health[:, : field.n], field.moves
         # Distances after one move (B, n, 5), two (B, n, 5, 5) and three.
@@ -188,31 +188,31 @@ def hit_and_run(scenario: Scenario, reach: float) -> Player:
         shoot = field.ready & field.in_range.any(axis=-1)
         return field.legal(np.where(shoot, field.weakest_in_range(), move))
 
-    return play
+    return act
 
 
 def focus(scenario: Scenario) -> Player:
     """All shoot at the weakest enemy in range, or walk to the nearest one."""
 
-    def play(view: View, rng: np.random.Generator) -> np.ndarray:
+    def act(view: View, rng: np.random.Generator) -> np.ndarray:
         field = Field.of(view, scenario)
         approach = field.to_nearest(field.reachable()).argmin(axis=-1)
         return field.legal(np.where(field.in_range.any(axis=-1), field.weakest_in_range(), approach))
 
-    return play
+    return act
 
 
 def hold(scenario: Scenario, posts: np.ndarray) -> Player:
     """Await the enemy at ``posts`` (n, 2) and attack the weakest who comes into range."""
 
-    def play(view: View, rng: np.random.Generator) -> np.ndarray:
+    def act(view: View, rng: np.random.Generator) -> np.ndarray:
         field = Field.of(view, scenario)
         distances = np.linalg.norm(field.reachable() - posts[:, None], axis=-1)
         return field.legal(
             np.where(field.in_range.any(axis=-1), field.weakest_in_range(), distances.argmin(axis=-1))
         )
 
-    return play
+    return act
 
 
 def scripted(map_name: str) -> Player:

@@ -116,10 +116,13 @@ def _tally(
     names = [("gpe", name) for name in GPE] + [("gci", name) for name in GCI] + [("probe", "state")]
     tallies = {name: Tally(len(data.obs), horizon) for name in names}
     states = model.condition(data.obs, data.actions)
-    for episode, now in (part.unbind(dim=1) for part in data.filled[:, 1:].nonzero().split(CHUNK)):
+    acted_on = torch.nn.functional.pad(data.filled[:, 1:], (0, 1))  # (E, T): a record follows
+    for episode, now in (part.unbind(dim=1) for part in acted_on.nonzero().split(CHUNK)):
         state = LatentState(states.h[episode, now], states.z[episode, now])
         for step in range(horizon):
-            goes_on = _goes_on(data.filled, episode, now)
+            goes_on = acted_on[episode, now]
+            if not goes_on.any():
+                break
             episode, now = episode[goes_on], now[goes_on]
             state = LatentState(state.h[goes_on], state.z[goes_on])
             state = model.imagine(state, data.actions[episode, now])
@@ -127,12 +130,6 @@ def _tally(
             for name, squares, counts in _compare(model, probe, state, data, (episode, now), variances):
                 tallies[name].add(episode, step, squares, counts)
     return tallies
-
-
-def _goes_on(filled: Tensor, episode: Tensor, now: Tensor) -> Tensor:
-    """(W,) whether the episode has a record after ``now``."""
-    following = (now + 1).clamp_max(filled.shape[1] - 1)
-    return filled[episode, following] & (following > now)
 
 
 def _compare(
