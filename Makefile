@@ -12,7 +12,7 @@ DEMO_STEPS ?= 15000
 DEMO_TEST  ?= 1000
 DEMO_SEED  ?= 0
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow bench bench-full bench-profile lint install clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -37,6 +37,11 @@ test: lint
 
 test-slow: $(STAMP)
 	@$(PY) -m pytest -m slow
+
+# ONLY=word restricts it to the cases whose names contain the word.
+bench bench-full bench-profile: $(STAMP)
+	@$(PY) benchmarks/speed.py --threads $(THREADS) --only "$(ONLY)" --json results/speed.json \
+	  $(patsubst bench-%,--%,$(filter bench-%,$@))
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

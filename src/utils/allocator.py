@@ -1,4 +1,4 @@
-"""How a process keeps its memory."""
+"""How the C library is to treat freed memory."""
 
 import ctypes
 

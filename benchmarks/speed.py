@@ -1,0 +1,195 @@
+"""How fast the parts of a run are, each in a process of its own, on this machine.
+
+    python benchmarks/speed.py                           # the table (make bench)
+    python benchmarks/speed.py --full                    # scaling and large sizes, too (make bench-full)
+    python benchmarks/speed.py --only qmix --threads 1   # the cases whose names contain a word
+    python benchmarks/speed.py --profile --only wm_small # where the time goes (make bench-profile)
+
+A case is warmed up, then repeated. The table gives the median wall time of a call, the fastest, the CPU time of
+the median call in all threads (on a busy machine wall time says little), the rate, the fastest time in multiples
+of what the counted matrix products would take at this machine's speed, and the process's peak memory.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from rich.console import Console
+from rich.table import Table
+from speed_cases import CASES, FULL_CASES, Case
+
+from utils.threads import limit_threads
+
+LEAST_CALLS, MOST_CALLS = 3, 30
+PATIENCE = 4.0  # seconds after which a case that was called often enough is not called again
+PEAK_SIZE = 1024  # rows and columns of the matrix product that tells the machine's speed
+PACKAGES = ("torch", "numpy", "jax", "jaxmarl")
+
+
+def measure(name: str, threads: int) -> dict[str, Any]:
+    """Warm the case up, time it and return its row; run in a process of its own."""
+    case, torch = _prepare(name, threads)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    case.call()
+    with FlopCounterMode(display=False) as counter:
+        case.call()
+    walls, cpus, amounts = [], [], []
+    began = time.perf_counter()
+    while len(walls) < MOST_CALLS and (len(walls) < LEAST_CALLS or time.perf_counter() - began < PATIENCE):
+        wall, cpu = time.perf_counter(), time.process_time()
+        amounts.append(case.call())
+        cpus.append(time.process_time() - cpu)
+        walls.append(time.perf_counter() - wall)
+    floor = counter.get_total_flops() / _peak(torch)
+    return {
+        "case": name,
+        "median_s": median(walls),
+        "fastest_s": min(walls),
+        "cpu_s": median(cpus),
+        "rate": median(amount / wall for amount, wall in zip(amounts, walls, strict=True)),
+        "unit": case.unit,
+        "calls": len(walls),
+        "gflop": counter.get_total_flops() / 1e9,
+        "floors": min(walls) / floor if floor > 1e-4 else None,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def profile(name: str, threads: int) -> str:
+    """Where the time of one call goes: the case's named parts, then operators; run in its own process."""
+    case, torch = _prepare(name, threads)
+    case.call()
+    for owner, attribute in case.parts:
+        _name_part(torch, owner, attribute)
+    with torch.profiler.profile() as profiler:
+        case.call()
+    averages = profiler.key_averages()
+    lines = [f"{name}: one call"]
+    parts = [row for row in averages if row.key.startswith("part: ")]
+    for row in sorted(parts, key=lambda row: -row.cpu_time_total):
+        lines.append(f"  {row.key[6:]:28s} {row.cpu_time_total / 1e3:10.1f} ms in {row.count} calls")
+    table = averages.table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=50)
+    return "\n".join([*lines, table])
+
+
+def _prepare(name: str, threads: int) -> tuple[Case, Any]:
+    import torch
+
+    from utils.allocator import keep_freed_memory
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    keep_freed_memory()
+    return {**CASES, **FULL_CASES}[name](), torch
+
+
+def _peak(torch: Any) -> float:
+    """Floating-point operations per second of a large matrix product."""
+    a, times = torch.randn(PEAK_SIZE, PEAK_SIZE), []
+    for _ in range(8):
+        began = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - began)
+    return 2 * PEAK_SIZE**3 / min(times)
+
+
+def _name_part(torch: Any, owner: Any, attribute: str) -> None:
+    """Make a method, or a module's forward pass, show up in profiles under its name."""
+    if isinstance(getattr(owner, attribute), torch.nn.Module):
+        owner, method = getattr(owner, attribute), "forward"
+    else:
+        method = attribute
+    plain = getattr(owner, method)
+
+    def named(*args: Any, **kwargs: Any) -> Any:
+        with torch.profiler.record_function(f"part: {attribute}"):
+            return plain(*args, **kwargs)
+
+    setattr(owner, method, named)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": platform.processor() or platform.machine(),
+        "matrix_units": [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in flags],
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": os.getloadavg(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> Table:
+    """The rows as a table."""
+    table = Table(title="Speed")
+    for heading in ("case", "median ms", "fastest", "CPU ms", "rate", "GFLOP", "floors", "peak MB", "calls"):
+        table.add_column(heading, justify="left" if heading in ("case", "rate") else "right")
+    for row in rows:
+        times = [f"{1e3 * row[key]:.1f}" for key in ("median_s", "fastest_s", "cpu_s")]
+        floors = "" if row["floors"] is None else f"{row['floors']:.1f}"
+        rate = f"{row['rate']:,.1f} {row['unit']}/s"
+        gflop = f"{row['gflop']:.1f}" if row["gflop"] else ""
+        table.add_row(row["case"], *times, rate, gflop, floors, f"{row['peak_mb']:.0f}", str(row["calls"]))
+    return table
+
+
+def main() -> int:
+    """Measure what the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(description="How fast the parts of a run are on this machine.")
+    parser.add_argument("--full", action="store_true", help="scaling and large sizes, too")
+    parser.add_argument("--only", default="", metavar="WORD", help="cases whose names contain this word")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default: 2)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures with machine and versions"
+    )
+    parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
+    asked = parser.parse_args()
+    known = {**CASES, **FULL_CASES}
+    names = [name for name in (known if asked.full or asked.only else CASES) if asked.only in name]
+    if not names:
+        print(
+            f"error: no case has {asked.only!r} in its name; there are: {', '.join(known)}.", file=sys.stderr
+        )
+        return 2
+    limit_threads(asked.threads)
+    console = Console(width=140)
+    rows: list[dict[str, Any]] = []
+    # A process per case: none inherits another's memory, threads or compiled code.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name in names:
+            if asked.profile:
+                print(pool.submit(profile, name, asked.threads).result())
+                continue
+            with console.status(name) if console.is_terminal else nullcontext():
+                rows.append(pool.submit(measure, name, asked.threads).result())
+            print(f"{name}: {1e3 * rows[-1]['median_s']:.1f} ms", file=sys.stderr)
+    if rows:
+        console.print(show(rows))
+    if asked.json and rows:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        asked.json.write_text(json.dumps({"machine": machine(asked.threads), "cases": rows}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

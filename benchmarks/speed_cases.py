@@ -1,0 +1,315 @@
+"""What is timed: each case builds its part as a run would, from the configuration files.
+
+Shapes are (agents, length of an observation, actions); sizes of networks and batches are the algorithm's own.
+Nothing heavy is imported before a case is built.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+Shape = tuple[int, int, int]
+SMALL, EIGHT_MARINES = (3, 75, 8), (8, 80, 14)
+BASELINE: Shape = (5, 80, 11)
+EPISODE_LENGTH = 50
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to time."""
+
+    call: Callable[[], float]  # does the work and returns how much of `unit` it did
+    unit: str
+    parts: tuple[tuple[Any, str], ...] = ()  # methods and modules that a profile names: (owner, attribute)
+
+
+def once(work: Callable[[], Any]) -> Callable[[], float]:
+    """A call that does ``work`` once."""
+
+    def call() -> float:
+        work()
+        return 1.0
+
+    return call
+
+
+# --- Learners on random episodes of a given shape
+
+
+def configured(alg: str, env_map: str, **changes: Any) -> dict[str, Any]:
+    """The configuration of ``main.py --config=ALG --env-config=smax with key=value ...``."""
+    from utils.config import Request, compose
+
+    assignments = {"env_args.map_name": env_map, "seed": 0, "use_cuda": False, **changes}
+    return compose(Request(alg, "smax", tuple((key, str(value)) for key, value in assignments.items())))
+
+
+def make_learner(alg: str, shape: Shape, n_episodes: int, **changes: Any) -> tuple[Any, Any]:
+    """A learner, and random episodes of EPISODE_LENGTH steps for it."""
+    import torch
+
+    from components.episode_buffer import EpisodeBatch
+    from components.transforms import OneHot
+    from controllers import REGISTRY as CONTROLLERS
+    from learners import REGISTRY as LEARNERS
+    from run import Layout, make_scheme
+
+    agents, obs, actions = shape
+    args = SimpleNamespace(
+        **configured(alg, "3m", **changes),
+        device="cpu", n_agents=agents, obs_shape=obs, n_actions=actions, state_shape=obs * 2,
+        episode_limit=EPISODE_LENGTH,
+    )  # fmt: skip
+    layout = Layout(make_scheme(args), {"agents": agents}, {"actions": ("actions_onehot", [OneHot(actions)])})
+    mac = CONTROLLERS[args.mac](layout.complete_scheme(), layout.groups, args)
+    logger = SimpleNamespace(log_stat=lambda key, value, t: None)
+    learner = LEARNERS[args.learner](mac, layout.complete_scheme(), logger, args)
+    records = (n_episodes, EPISODE_LENGTH + 1)
+    batch = EpisodeBatch(layout.scheme, layout.groups, *records, preprocess=layout.preprocess)
+    ended = torch.zeros(*records, 1)
+    ended[:, EPISODE_LENGTH - 1] = 1
+    batch.update(
+        {
+            "obs": torch.randn(*records, agents, obs),
+            "state": torch.randn(*records, obs * 2),
+            "avail_actions": torch.ones(*records, agents, actions),
+            "actions": torch.randint(actions, (*records, agents, 1)),
+            "reward": torch.randn(*records, 1),
+            "terminated": ended,
+        }
+    )
+    return learner, batch
+
+
+def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
+    """Sampling windows, loss, gradient and optimiser step of a world model."""
+    learner, batch = make_learner(alg, shape, 40, **changes)
+    learner.trajectories.insert_episode_batch(batch)
+    model = learner.world_model
+    names = ("observe", "embed", "obs_fusion", "posterior_head", "act_fusion", "cell", "prior", "predict")
+    return Case(
+        once(lambda: learner._train_world_model(0)),
+        "updates",
+        (
+            (learner.trajectories, "sample_windows"),
+            *((model, name) for name in names),
+            (learner.wm_optimiser, "step"),
+        ),
+    )
+
+
+def policy_round(alg: str, shape: Shape, **changes: Any) -> Case:
+    """Posterior over real episodes, imagination from their moments, PPO on what was imagined."""
+    learner, batch = make_learner(alg, shape, 40, **changes)
+    learner.trajectories.insert_episode_batch(batch)
+    behaviour, model = learner.behaviour, learner.world_model
+    return Case(
+        once(lambda: learner._train_policy(0)),
+        "rounds",
+        (
+            (learner, "_draw_reality"),
+            (model, "imagine"),
+            (model, "predict"),
+            (learner.mac, "run_agent"),
+            (behaviour, "update"),
+            (behaviour, "_targets"),
+            (behaviour, "_critic_step"),
+            (behaviour, "_actor_step"),
+        ),
+    )
+
+
+def imagination(alg: str, shape: Shape) -> Case:
+    """Imagination alone."""
+    from components.imagination import imagine
+
+    learner, batch = make_learner(alg, shape, 40)
+    learner.trajectories.insert_episode_batch(batch)
+    start, _ = learner._draw_reality()
+    horizon = learner.config.imagination_horizon
+    return Case(
+        once(lambda: imagine(learner.world_model, learner.mac, start, horizon)),
+        "rollouts",
+        ((learner.world_model, "imagine"), (learner.world_model, "predict"), (learner.mac, "run_agent")),
+    )
+
+
+def ppo_phase(alg: str, shape: Shape) -> Case:
+    """PPO on imagined play alone."""
+    learner, batch = make_learner(alg, shape, 40)
+    learner.trajectories.insert_episode_batch(batch)
+    learner._train_policy(0)
+    _, real = learner._draw_reality()
+    behaviour = learner.behaviour
+    return Case(
+        once(lambda: behaviour.update(learner.pseudo.all(), real, 0)),
+        "phases",
+        ((behaviour, "_targets"), (behaviour, "_critic_step"), (behaviour, "_actor_step")),
+    )
+
+
+def window_sampling(alg: str, shape: Shape) -> Case:
+    """Windows of real play for one update."""
+    learner, batch = make_learner(alg, shape, 40)
+    learner.trajectories.insert_episode_batch(batch)
+    config = learner.config
+    sample = learner.trajectories.sample_windows
+    return Case(once(lambda: sample(config.wm_batch_size, config.wm_sequence_length)), "samples")
+
+
+def baseline_update(alg: str, n_episodes: int, **changes: Any) -> Case:
+    """One call of a model-free learner."""
+    learner, batch = make_learner(alg, BASELINE, n_episodes, **changes)
+    names = ("_targets", "mixer", "_prepare", "_step")
+    parts = tuple((learner, name) for name in names if hasattr(learner, name))
+    return Case(once(lambda: learner.train(batch, 0, 0)), "updates", (*parts, (learner.mac, "run_agent")))
+
+
+def muon(ours: bool) -> Case:
+    """Muon's step on the matrices of the small world model: ours, or the library's for comparison."""
+    import torch
+
+    from components.optimisers import BatchedMuon
+
+    learner, _ = make_learner("gawm_small", SMALL, 1)
+    matrices = [p for p in learner.world_model.parameters() if p.ndim == 2 and min(p.shape) >= 32]
+    for matrix in matrices:
+        matrix.grad = torch.randn_like(matrix)
+    if ours:
+        return Case(once(BatchedMuon(matrices, lr=1e-3).step), "steps")
+    library = torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    return Case(once(library.step), "steps")
+
+
+# --- Environments and whole runs
+
+
+def random_play(battles: int, env_map: str = "8m", steps: int = 50) -> Case:
+    """SMAX under a random policy."""
+    import torch
+
+    from envs.smax import BatchedSMAX
+
+    env = BatchedSMAX(range(battles), env_map)
+    view = env.reset()
+
+    def call() -> float:
+        nonlocal view
+        for _ in range(steps):
+            weights = view.avail_actions.flatten(0, 1).float()
+            view = env.step(torch.multinomial(weights, 1).view(battles, -1)).view
+        return steps * battles
+
+    return Case(call, "env steps", ((env, "step"),))
+
+
+def open_session(alg: str, env_map: str, **changes: Any) -> Any:
+    """A run's parts, ready to train."""
+    from run import Session
+
+    quiet = logging.getLogger("speed")
+    quiet.setLevel(logging.ERROR)
+    return Session(configured(alg, env_map, **changes), quiet)
+
+
+def recurrent_play(battles: int, env_map: str = "8m") -> Case:
+    """SMAX under MAPPO's recurrent policy, episodes recorded, nothing learnt."""
+    runner = open_session("mappo", env_map, batch_size_run=battles).runner
+
+    def call() -> float:
+        before = runner.t_env
+        while runner.t_env < before + 50 * battles:
+            runner.run()
+        return runner.t_env - before
+
+    play = runner._play
+    return Case(call, "env steps", ((play.actor, "act"), (play.env, "step"), (play.recorder, "add")))
+
+
+def whole_run(alg: str, env_map: str, steps: int, warm_up: int, **changes: Any) -> Case:
+    """Collecting and learning as a run does, without tests; the rate counts environment steps."""
+    from training import Training
+
+    session = open_session(alg, env_map, **changes)
+    nothing: Any = None  # neither progress, checkpoints nor records
+    training = Training(session.parts, session.args, session.logger, nothing, nothing, nothing)
+    parts = session.parts
+
+    def go_on(until: int) -> None:
+        while training.t_env < until:
+            parts.buffer.insert_episode_batch(parts.runner.run())
+            training._learn()
+
+    go_on(warm_up)
+
+    def call() -> float:
+        before = training.t_env
+        go_on(before + steps)
+        return training.t_env - before
+
+    return Case(call, "env steps", ((parts.runner, "run"), (parts.learner, "train")))
+
+
+def checkpoint(records: int = 20000) -> Case:
+    """Writing all that ``gawm_small`` needs to go on, with so many records of real play."""
+    import torch
+
+    learner, batch = make_learner("gawm_small", SMALL, records // (EPISODE_LENGTH + 1))
+    learner.trajectories.insert_episode_batch(batch)
+    learner._train_world_model(0)
+    learner._train_policy(0)
+    folder = tempfile.TemporaryDirectory()  # removed when the process ends
+
+    def save() -> None:
+        torch.save(learner.state_dict(), Path(folder.name, "state.th"))
+
+    return Case(once(save), "checkpoints")
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "wm_small": partial(world_model_update, "gawm_small", SMALL),
+    "wm_8m": partial(world_model_update, "gawm", EIGHT_MARINES),
+    "round_small": partial(policy_round, "gawm_small", SMALL),
+    "round_8m": partial(policy_round, "gawm", EIGHT_MARINES),
+    "imagination_small": partial(imagination, "gawm_small", SMALL),
+    "ppo_small": partial(ppo_phase, "gawm_small", SMALL),
+    "sampling_small": partial(window_sampling, "gawm_small", SMALL),
+    "sampling_8m": partial(window_sampling, "gawm", EIGHT_MARINES),
+    "muon": partial(muon, True),
+    "muon_library": partial(muon, False),
+    "qmix": partial(baseline_update, "qmix", 32),
+    "mappo": partial(baseline_update, "mappo", 8, epochs=4),
+    "smax_8m_8": partial(random_play, 8),
+    "smax_8m_64": partial(random_play, 64),
+    "smax_8m_8_gru": partial(recurrent_play, 8),
+    "smax_8m_64_gru": partial(recurrent_play, 64),
+    "run_qmix_2s3z": partial(whole_run, "qmix", "2s3z", steps=2000, warm_up=6000),
+    "run_mappo_2s3z": partial(whole_run, "mappo", "2s3z", steps=3000, warm_up=3000),
+    "run_gawm_small_3m": partial(
+        whole_run, "gawm_small", "3m", steps=200, warm_up=700, wm_early_steps=0, checkpoint_interval=10**9
+    ),
+    "checkpoint": checkpoint,
+}
+
+FULL_CASES: dict[str, Callable[[], Case]] = {
+    "wm_reference_3": partial(world_model_update, "gawm", (3, 48, 9)),
+    "wm_reference_corridor": partial(world_model_update, "gawm", (6, 156, 30)),
+    "round_reference_3": partial(policy_round, "gawm", (3, 48, 9)),
+    "round_reference_corridor": partial(policy_round, "gawm", (6, 156, 30)),
+    **{f"wm_agents_{n}": partial(world_model_update, "gawm", (n, 80, 14)) for n in (3, 6, 12, 27)},
+    **{
+        f"wm_length_{n}": partial(world_model_update, "gawm", EIGHT_MARINES, wm_sequence_length=n)
+        for n in (10, 40)
+    },
+    **{
+        f"wm_batch_{n}": partial(world_model_update, "gawm", EIGHT_MARINES, wm_batch_size=n) for n in (20, 80)
+    },
+    "run_gawm_8m": partial(whole_run, "gawm", "8m", steps=50, warm_up=700),
+}

@@ -1,0 +1,40 @@
+"""The speed benchmark's command line: figures as a table and a file, parts in a profile, unknown cases."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "speed.py"), "--threads", "1", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_figures_come_with_the_machine(tmp_path: Path) -> None:
+    done = bench("--only", "muon", "--json", str(tmp_path / "deep" / "speed.json"))
+    assert done.returncode == 0, done.stderr
+    assert "muon_library" in done.stdout
+    found = json.loads((tmp_path / "deep" / "speed.json").read_text())
+    ours, library = found["cases"]
+    assert [ours["case"], library["case"]] == ["muon", "muon_library"]
+    assert ours["gflop"] > 1
+    assert 0 < ours["fastest_s"] <= ours["median_s"]
+    assert found["machine"]["threads"] == 1
+    assert found["machine"]["torch"]
+
+
+def test_a_profile_names_parts() -> None:
+    done = bench("--profile", "--only", "wm_small")
+    assert done.returncode == 0, done.stderr
+    for part in ("observe", "obs_fusion", "predict", "step", "aten::mm"):
+        assert part in done.stdout
+
+
+def test_an_unknown_case_is_answered_with_the_known_ones() -> None:
+    done = bench("--only", "qmxi")
+    assert done.returncode == 2
+    assert "qmxi" in done.stderr
+    assert "wm_small" in done.stderr
