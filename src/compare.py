@@ -242,9 +242,10 @@ def markdown(frame: "pd.DataFrame") -> str:
 
 
 def _cell(value: object) -> str:
-    if not isinstance(value, float):
+    if isinstance(value, str | int):
         return str(value)
-    return "-" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+    number = float(value)  # type: ignore[arg-type]
+    return "-" if math.isnan(number) else f"{number:.3f}" if abs(number) < 10 else f"{number:,.0f}"
 
 
 if __name__ == "__main__":

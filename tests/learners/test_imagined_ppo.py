@@ -9,6 +9,7 @@ import torch
 
 from components.imagination import (
     Moment,
+    act,
     decode,
     imagine,
     masked_log_softmax,
@@ -146,9 +147,14 @@ def test_the_policy_replayed_over_an_imagined_trajectory_gives_its_log_probabili
 
 
 def test_the_policy_sees_observations_only() -> None:
-    """Other latents under the same observations: the policy's loss and step do not change at all."""
+    """Other latents under the same observations: what it does and how it is trained do not change at all."""
     torch.manual_seed(0)
     model, mac = make_model(), make_mac()
+    moment, decisions = make_start(model), []
+    for state in (moment.state, make_start(model).state):
+        torch.manual_seed(1)
+        decisions.append(act(mac, moment._replace(state=state)))
+    assert all(torch.equal(one, other) for one, other in zip(*decisions, strict=True))
     data = imagine(model, mac, make_start(model), HORIZON)
     ppo = make_ppo(mac, model.feature_size)
     before = {name: value.clone() for name, value in mac.agent.state_dict().items()}

@@ -61,6 +61,11 @@ CASES = {
     "no run directory": (["with", "resume=/nowhere"], ["/nowhere"]),
     "nothing to evaluate": (["evaluate=/nowhere"], ["/nowhere"]),
     "evaluation": (["evaluate=/nowhere", "episode=3"], ["did you mean episodes"]),
+    "latents of no model": ([*SMAX, "mac=latent_mac"], ["mac=latent_mac", "learner=q_learner doesn't train"]),
+    "recurrent policy on latents": (
+        ["--config=gawm", "--env-config=smax", "with", "mac=latent_mac"],
+        ["use_rnn must be False"],
+    ),
     "unknown part": ([*SMAX, "learner=q_lerner"], ["'q_lerner'", "did you mean q_learner"]),
 }
 
