@@ -5,9 +5,9 @@
     python benchmarks/speed.py --only qmix --threads 1   # the cases whose names contain a word
     python benchmarks/speed.py --profile --only wm_small # where the time goes (make bench-profile)
 
-A case is warmed up, then repeated. The table gives the median wall time of a call, the fastest, the CPU time of
-the median call in all threads (on a busy machine wall time says little), the rate, the fastest time in multiples
-of what the counted matrix products would take at this machine's speed, and the process's peak memory.
+A case is warmed up, then repeated. The table gives the median wall time of a call, the fastest, the CPU time
+of the median call in all threads (on a busy machine wall time says little), the rate, the fastest time in
+multiples of what the counted matrix products would take at this machine's speed, and the peak memory.
 """
 
 import argparse
@@ -26,8 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from rich.console import Console
 from rich.table import Table
