@@ -22,6 +22,7 @@ FORAGING = "lbforaging:Foraging-5x5-2p-1f-v3"
 TINY = [
     "test_interval=100", "test_nepisode=2", "final_test_nepisode=0", "batch_size=2", "buffer_size=8",
     "hidden_dim=8", "runner=episode", "env_args.time_limit=10", "learner_log_interval=50", "cpu_threads=1",
+    "log_interval=50",
 ]  # fmt: skip
 
 
