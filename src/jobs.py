@@ -1,15 +1,18 @@
 """The runs that a study consists of: which are done, which are missing, and running those side by side."""
 
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import resume
+from utils.processes import end_with_parent
 
 MAIN = Path(__file__).with_name("main.py")
 PAUSE = 0.2  # seconds between two looks at the running ones
@@ -76,10 +79,16 @@ class Pool:
                 process.wait()
 
     def _start(self, job: Job) -> None:
-        # In a session of its own: Ctrl-C is for this process, which then ends its runs in order.
+        # In a session of its own: Ctrl-C is for this process, which then ends its runs in order. Where this
+        # process is killed, the system interrupts them.
         with self._log(job).open("wb") as log:
             self.running[job] = subprocess.Popen(
-                job.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                job.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=partial(end_with_parent, signal.SIGTERM),
             )
 
     def last_line(self, job: Job) -> str:

@@ -132,7 +132,6 @@ def _day(text: str) -> date:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line ``argv`` and return the exit code."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when piped into `head`
     try:
         given = parser().parse_args(argv)
         if given.command in ("sync", "verify"):
@@ -335,4 +334,5 @@ def _write(given: argparse.Namespace, text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when piped into `head`
     sys.exit(main(sys.argv[1:]))

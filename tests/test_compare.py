@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -155,20 +156,31 @@ def test_the_table_holds_what_the_runs_reached_by_then(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "curves.csv").groupby("run")["t_env"].max().tolist() == [205] * 3
 
 
-def test_an_interrupt_ends_the_runs_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_runs_end_in_order_with_their_study(tmp_path: Path, how: signal.Signals) -> None:
     words = tiny(tmp_path, "qmix", 1, 1000000)
     process = subprocess.Popen([sys.executable, str(COMPARE), *words], stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "study" / "logs"
     try:
-        log = tmp_path / "study" / "logs"
-        deadline = time.monotonic() + 300
-        while not any("steps/s" in file.read_text() for file in log.glob("*.log")):
-            assert time.monotonic() < deadline, "no run came under way"
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        wait_for(lambda: any("steps/s" in file.read_text() for file in log.glob("*.log")), "no run got going")
+        process.send_signal(how)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert said.splitlines()[-1] == "Interrupted; the same command goes on."
     (record,) = (tmp_path / "sacred" / "qmix").glob("*/1")
-    assert json.loads((record / "run.json").read_text())["status"] == "INTERRUPTED"
+    wait_for(lambda: status_of(record) != "RUNNING", "the run outlives its study")
+    assert status_of(record) == "INTERRUPTED"
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert said.splitlines()[-1] == "Interrupted; the same command goes on."
+
+
+def status_of(record: Path) -> str:
+    return str(json.loads((record / "run.json").read_text())["status"])
+
+
+def wait_for(condition: Callable[[], bool], complaint: str) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.2)

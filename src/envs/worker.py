@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from envs.episodes import Episodes, info_of
-
-PR_SET_PDEATHSIG = 1  # prctl: the signal to get when the parent ends
+from utils.processes import end_with_parent
 
 
 class Failure(NamedTuple):
@@ -31,11 +28,10 @@ def serve(connection: Connection, pickled_factory: bytes, seed: int) -> None:
     other end of the pipe is gone. Interrupts from the keyboard are the parent's business.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        parent = multiprocessing.parent_process()
-        if parent is not None and os.getppid() != parent.pid:  # it ended before it could be watched
-            return
+    end_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it ended before it could be watched
+        return
     try:
         env = pickle.loads(pickled_factory)(seed)
         episodes = Episodes(env, seed)
