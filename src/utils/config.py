@@ -112,8 +112,8 @@ def compose(request: Request) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for layer in ("default", f"envs/{request.env}"):
         config = _merge(config, load(CONFIG_DIR / f"{layer}.yaml"))
-    for layer in _algorithm(str(request.alg)):
-        config = _merge(config, layer)
+    for content in _algorithm(str(request.alg)):
+        config = _merge(config, content)
     return change(config, request.assignments)
 
 
