@@ -38,7 +38,7 @@ test: lint
 test-slow: $(STAMP)
 	@$(PY) -m pytest -m slow
 
-# ONLY=word restricts it to the cases whose names contain the word.
+# ONLY=word restricts it to the cases whose names begin with the word.
 bench bench-full bench-profile: $(STAMP)
 	@$(PY) benchmarks/speed.py --threads $(THREADS) --only "$(ONLY)" --json results/speed.json \
 	  $(patsubst bench-%,--%,$(filter bench-%,$@))
