@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,6 +28,7 @@ def test_figures_come_with_the_machine(tmp_path: Path) -> None:
     assert found["machine"]["torch"]
 
 
+@pytest.mark.slow
 def test_a_profile_names_parts() -> None:
     done = bench("--profile", "--only", "wm_small")
     assert done.returncode == 0, done.stderr
