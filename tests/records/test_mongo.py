@@ -28,7 +28,8 @@ class Trainer:
         words = [str(Path(__file__).with_name("trainer.py")), str(root), uri, str(POINTS), str(INTERVAL)]
         environ = os.environ | {"PYTHONPATH": str(ROOT / "src")}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([sys.executable, *words, *resumed], env=environ, **pipes)
+        python = [sys.executable, "-W", "ignore:pkg_resources is deprecated"]  # Sacred's import of it
+        self.process = subprocess.Popen([*python, *words, *resumed], env=environ, **pipes)
         self.directory = Path(self.process.stdout.readline().split()[1])
 
     def wait_for_points(self, n: int) -> None:

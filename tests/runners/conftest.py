@@ -158,6 +158,7 @@ def make_runner(monkeypatch):
     def make(mac, runner="vector", **changes):
         args = {
             "env": "toy", "env_args": {}, "batch_size_run": 3, "test_nepisode": 5, "runner_log_interval": 1,
+            "worker_timeout": 60, "worker_max_restarts": 3,
             "common_reward": True, "reward_scalarisation": "sum", "seed": 1, "device": "cpu",
         }  # fmt: skip
         args = SimpleNamespace(**{**args, **changes}, runner=runner)
