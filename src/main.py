@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 
 def _fail(message: object, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {str(message).removesuffix('.')}.", file=sys.stderr)
     return code
 
 

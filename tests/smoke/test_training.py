@@ -80,8 +80,8 @@ def test_event_files_and_checkpoints_lie_in_the_run_directory(command_line):
     assert command_line.train("qmix", "gymma", *TINY, *FORAGING, *REPLAY, *extra).returncode == 0
     (record,) = _records(command_line, "qmix")
     assert list((record / "tensorboard").glob("events.out.tfevents.*"))
-    names = sorted(path.name for path in (record / "checkpoints").iterdir())
-    assert names == ["100", "best-100"]
+    names = {path.name for path in (record / "checkpoints").iterdir()}
+    assert {"100", "best-100"} <= names  # and the best policy of before, as long as 100 can be gone back to
 
 
 def test_a_loss_that_is_no_number_stops_the_run(command_line, load):
