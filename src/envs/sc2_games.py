@@ -6,17 +6,14 @@ Imports PySC2; :func:`envs.sc2_preflight.use_python_protobuf` comes first.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import fcntl
 import os
 import random
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ from pysc2.run_configs import platforms
 
 from envs import sc2_preflight
 from envs.sc2_folders import games_root, own_folder, remove_own_folder, sweep
-from envs.worker import PR_SET_PDEATHSIG
+from utils.processes import end_with_parent
 
 LAUNCH_SLOTS = 4  # games of this user that start at the same moment; the others wait
 PORTS = range(16384, 32768)  # below those that systems hand out to outgoing connections
@@ -54,13 +51,12 @@ class Game(sc_process.StarcraftProcess):
     def _launch(
         self, run_config: GuardedLinux, args: Sequence[str], **kwargs: Any
     ) -> subprocess.Popen[bytes]:
-        die_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
         return subprocess.Popen(
             args,
             cwd=run_config.cwd,
             env=run_config.env,
             stdout=subprocess.DEVNULL,  # it talks a lot there, where the result of the run is printed
-            preexec_fn=die_with_parent,
+            preexec_fn=end_with_parent,
         )
 
     def _shutdown(self) -> None:
