@@ -33,7 +33,7 @@ demo: $(STAMP)
 	  --out results/plots/$(DEMO_ALG)_$(DEMO_MAP).png
 
 test: lint
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n $(THREADS)
 
 test-slow: $(STAMP)
 	@$(PY) -m pytest -m slow
