@@ -49,8 +49,7 @@ class Candidates:
             is_first: (B, T) bool.
         """
         with torch.no_grad():
-            prior = self.model.prior(loss.state.h)
-            foreseen = LatentState(loss.state.h, self.model.latents.draw(prior)).features
+            foreseen = self.model.foresee(loss.state.h).features
         counts = has_past(is_first).unsqueeze(-1)
         error_loss = masked_mean(self.predictor.loss(foreseen, loss.per_agent), counts)
         self.optimiser.zero_grad()
@@ -66,8 +65,7 @@ class Candidates:
         """
         k = self.config.candidates
         h = self.model.advance(moment.state, decision.actions)
-        probs = self.model.prior(h).repeat_interleave(k, dim=0)
-        first = LatentState(h.repeat_interleave(k, dim=0), self.model.latents.draw(probs))
+        first = self.model.foresee(h.repeat_interleave(k, dim=0))
         errors = self.foreseen_errors(first, decision.actor_hidden.repeat_interleave(k, dim=0))
         chosen = torch.arange(len(h), device=h.device) * k + self.choose(errors.view(-1, k))
         return LatentState(h, first.z[chosen])
@@ -82,7 +80,7 @@ class Candidates:
         """Errors (M,) predicted for states (M, n, ...) and what follows under the policy, added up."""
         errors = self.predictor(state.features).mean(dim=-1)
         for _ in range(self.config.candidate_predictions - 1):
-            moment = Moment(state, *decode(self.model.predict(state.features)), actor_hidden)
+            moment = Moment(state, *decode(self.model.predict(state.features), state.living), actor_hidden)
             actions, _, actor_hidden = act(self.mac, moment)
             state = self.model.imagine(state, actions)
             errors = errors + self.predictor(state.features).mean(dim=-1)

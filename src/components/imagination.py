@@ -57,7 +57,7 @@ def imagine(
         outcome = model.team_reward(predicted), model.team_continue(predicted)
         steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs, *outcome))
         features.append(state.features)
-        moment = Moment(state, *decode(predicted), decision.actor_hidden)
+        moment = Moment(state, *decode(predicted, state.living), decision.actor_hidden)
     obs, avail, actions, log_probs, reward, continues = (
         torch.stack(part, dim=1) for part in zip(*steps, strict=True)
     )
@@ -83,14 +83,13 @@ def act(mac: BasicMAC, moment: Moment) -> Decision:
     return Decision(actions, log_probs, hiddens[:, 0])
 
 
-def decode(predicted: Prediction) -> tuple[Tensor, Tensor]:
-    """Sample what the agents see next.
+def decode(predicted: Prediction, living: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample what the agents see next, of whom some are ``living`` (N, n).
 
     Returns:
         Observations (N, n, obs_size), zero for the dead, and availability (N, n, n_actions) bool with at
         least one action each.
     """
-    living = torch.rand_like(predicted.alive_logits) < predicted.alive_logits.sigmoid()
     avail = torch.rand_like(predicted.avail_logits) < predicted.avail_logits.sigmoid()
     likeliest = predicted.avail_logits.argmax(dim=-1, keepdim=True)
     avail = avail.scatter(-1, likeliest, True)

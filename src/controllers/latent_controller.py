@@ -52,7 +52,7 @@ class LatentMAC(BasicMAC):
     def _perceive(self, obs: Tensor, actions: Tensor) -> LatentState:
         """The posterior state after `actions` (batch, n_agents) led from the step before to `obs`."""
         h, z = self.hidden_states.split([self.world_model.width, self.world_model.latents.size], dim=-1)
-        goes_on = z.any(dim=-1, keepdim=True)
+        goes_on = z.flatten(1).any(dim=1)[:, None, None]
         return self.world_model.perceive(obs, self.world_model.advance(LatentState(h, z), actions) * goes_on)
 
     def init_hidden(self, batch_size: int) -> None:

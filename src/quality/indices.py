@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.world_models.losses import alive
+from modules.world_models.world_model import alive
 from modules.world_models.world_model import LatentState
 from quality.held_out import HeldOut
 from quality.open_loop import OpenLoopModel

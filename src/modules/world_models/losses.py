@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.trajectory_buffer import Trajectories
-from modules.world_models.world_model import LatentState, WorldModel
+from modules.world_models.world_model import LatentState, WorldModel, alive
 from utils.rl_utils import masked_mean
 
 SMALLEST_VARIANCE = 1e-2  # added to that of every entry: one that hardly changes must not count without bound
@@ -70,15 +70,16 @@ def _terms(
     reward, continues = (x.unsqueeze(-1).expand_as(living) for x in (data.trend, data.continues))
     may = _log_odds_loss(predicted.avail_logits, data.avail_actions.float()).sum(dim=-1)
     terms = {
-        "wm_kl": _Term(kl, everywhere),
+        "wm_kl": _Term(kl, living),
         "wm_obs_loss": _Term(
             _obs_losses(model, predicted.obs, data.obs, living), living, config.wm_obs_scale
         ),
-        "wm_avail_loss": _Term(may + _log_odds_loss(predicted.alive_logits, living.float()), everywhere),
+        "wm_avail_loss": _Term(may, everywhere),
+        "wm_alive_loss": _Term(_log_odds_loss(predicted.alive_logits, living.float()), acted),
         "wm_reward_loss": _Term(
-            model.reward_code.loss(predicted.reward_logits, reward), everywhere, config.wm_reward_scale
+            model.reward_code.loss(predicted.reward_logits, reward), acted, config.wm_reward_scale
         ),
-        "wm_continue_loss": _Term(_log_odds_loss(predicted.continue_logits, continues), everywhere),
+        "wm_continue_loss": _Term(_log_odds_loss(predicted.continue_logits, continues), acted),
     }
     if model.action_head is not None:
         logits = model.action_head(state.features).flatten(0, 2)
@@ -92,11 +93,6 @@ def has_past(is_first: Tensor) -> Tensor:
     known = ~is_first
     known[:, 0] = False
     return known
-
-
-def alive(obs: Tensor) -> Tensor:
-    """(..., obs_size) -> (...) bool: a dead agent observes nothing but zeros."""
-    return (obs != 0).any(dim=-1)
 
 
 def _obs_losses(model: WorldModel, predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:

@@ -7,6 +7,14 @@ two Transformers over agents.
     act-fusion   e_t^{1:n} = Transformer_act over agents of [z_t^i, a_t^i]
     recurrence   h_{t+1}^i = GRU(e_t^i, h_t^i)
     prior        z_t^i ~ Categorical(MLP(h_t^i))
+    local heads  observation and available actions from (h_t^i, z_t^i)
+    global heads team reward and continuation from h_t^i, by every agent
+
+The dead have no latent: theirs is zero, in the posterior since they observe nothing, and in imagination since
+who lives is drawn from h first. Deaths are rare and decisive, and many latents that are drawn each on their
+own do not say together that something rare has happened. For the same reason the global heads look at h
+alone, which knows all that was before and the joint action: what they say is the expectation of what comes of
+it, and not a reading of one draw.
 
 The scan over time holds only fusion, posterior and GRU; embeddings, priors and heads are computed for all
 time steps at once.
@@ -51,6 +59,11 @@ class LatentState(NamedTuple):
         """(..., n_agents, width + latent size)."""
         return torch.cat([self.h, self.z], dim=-1)
 
+    @property
+    def living(self) -> Tensor:
+        """(..., n_agents) bool: the dead have no latent."""
+        return self.z.any(dim=-1)
+
 
 class Prediction(NamedTuple):
     """What every agent's heads say of one time step."""
@@ -60,6 +73,11 @@ class Prediction(NamedTuple):
     alive_logits: Tensor  # (..., n_agents) log-odds that the agent is alive
     reward_logits: Tensor  # (..., n_agents, numbers) as `reward_code` has the team reward of arriving here
     continue_logits: Tensor  # (..., n_agents) log-odds that the task goes on
+
+
+def alive(obs: Tensor) -> Tensor:
+    """(..., obs_size) -> (...) bool: a dead agent observes nothing but zeros."""
+    return (obs != 0).any(dim=-1)
 
 
 class WorldModel(nn.Module):
@@ -94,9 +112,10 @@ class WorldModel(nn.Module):
         self.prior_head = mlp(width, width, self.latents.size, 1)
 
         self.obs_head = mlp(self.feature_size, width, obs_size, layers)
-        self.avail_head = mlp(self.feature_size, width, n_actions + 1, layers)  # one more for being alive
-        self.reward_head = mlp(self.feature_size, width, self.reward_code.size, layers)
-        self.continue_head = mlp(self.feature_size, width, 1, layers)
+        self.avail_head = mlp(self.feature_size, width, n_actions, layers)
+        self.alive_head = mlp(width, width, 1, layers)
+        self.reward_head = mlp(width, width, self.reward_code.size, layers)
+        self.continue_head = mlp(width, width, 1, layers)
         self.action_head = mlp(self.feature_size, width, n_actions, layers) if config.wm_action_head else None
         nn.init.zeros_(self.reward_head[-1].weight)  # type: ignore[arg-type]  # start by predicting no reward
         nn.init.zeros_(self.reward_head[-1].bias)  # type: ignore[arg-type]
@@ -113,7 +132,7 @@ class WorldModel(nn.Module):
             The latent states (B, T, n, ...) and the posterior probabilities (B, T, n, groups, classes).
         """
         batch, time = is_first.shape
-        embedded = self.embed(obs)
+        embedded, living = self.embed(obs), alive(obs).to(obs.dtype).unsqueeze(-1)
         one_hot = F.one_hot(actions, self.n_actions).to(obs.dtype)
         goes_on = (~is_first).to(obs.dtype)[:, :, None, None]
         uniforms = torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device)
@@ -122,7 +141,7 @@ class WorldModel(nn.Module):
         for t in range(time):
             h = h * goes_on[:, t]
             posterior = self._posterior(embedded[:, t], h)
-            z = self.latents.sample(posterior, uniforms[t])
+            z = self.latents.sample(posterior, uniforms[t]) * living[:, t]
             hs.append(h)
             zs.append(z)
             posteriors.append(posterior)
@@ -132,7 +151,8 @@ class WorldModel(nn.Module):
 
     def perceive(self, obs: Tensor, h: Tensor) -> LatentState:
         """One step of ``observe``: observations (N, n, obs_size) at deterministic states (N, n, width)."""
-        return LatentState(h, self.latents.draw(self._posterior(self.embed(obs), h)))
+        drawn = self.latents.draw(self._posterior(self.embed(obs), h))
+        return LatentState(h, drawn * alive(obs).unsqueeze(-1))
 
     def prior(self, h: Tensor) -> Tensor:
         """(..., n, width) deterministic states -> (..., n, groups, classes) prior probabilities."""
@@ -145,8 +165,12 @@ class WorldModel(nn.Module):
             state: latent states (N, n, ...).
             actions: (N, n) int64.
         """
-        h = self.advance(state, actions)
-        return LatentState(h, self.latents.draw(self.prior(h)))
+        return self.foresee(self.advance(state, actions))
+
+    def foresee(self, h: Tensor) -> LatentState:
+        """What may be seen at deterministic states (..., n, width): who lives is drawn, then their latents."""
+        lives = torch.rand(h.shape[:-1], device=h.device) < self._alive_logits(h).sigmoid()
+        return LatentState(h, self.latents.draw(self.prior(h)) * lives.unsqueeze(-1))
 
     def advance(self, state: LatentState, actions: Tensor) -> Tensor:
         """The deterministic states (N, n, width) to which joint actions (N, n) int64 lead."""
@@ -154,14 +178,17 @@ class WorldModel(nn.Module):
 
     def predict(self, features: Tensor) -> Prediction:
         """Run every head on (..., n, feature_size)."""
-        avail = self.avail_head(features)
+        h = features[..., : self.width]
         return Prediction(
             obs=self.obs_head(features),
-            avail_logits=avail[..., :-1],
-            alive_logits=avail[..., -1],
-            reward_logits=self.reward_head(features),
-            continue_logits=self.continue_head(features).squeeze(-1),
+            avail_logits=self.avail_head(features),
+            alive_logits=self._alive_logits(h),
+            reward_logits=self.reward_head(h),
+            continue_logits=self.continue_head(h).squeeze(-1),
         )
+
+    def _alive_logits(self, h: Tensor) -> Tensor:
+        return self.alive_head(h).squeeze(-1)
 
     def agent_rewards(self, prediction: Prediction) -> Tensor:
         """(..., n) expected team reward, as each agent predicts it."""
