@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.world_models.world_model import alive
-from modules.world_models.world_model import LatentState
+from modules.world_models.world_model import LatentState, alive
 from quality.held_out import HeldOut
 from quality.open_loop import OpenLoopModel
 from quality.probe import Probe, fit_probe

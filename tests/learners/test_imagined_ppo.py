@@ -265,12 +265,12 @@ def test_the_dead_see_nothing_and_somebody_can_always_act() -> None:
     predicted = Prediction(
         obs=torch.ones(2, N_AGENTS, OBS),
         avail_logits=torch.full((2, N_AGENTS, ACTIONS), -50.0),
-        alive_logits=torch.tensor([[50.0, -50.0, 50.0]]).expand(2, -1),
+        alive_logits=torch.zeros(2, N_AGENTS),
         reward_logits=torch.zeros(2, N_AGENTS, 65),
         continue_logits=torch.zeros(2, N_AGENTS),
     )
     predicted.avail_logits[..., 3] = -40.0
-    obs, avail = decode(predicted)
+    obs, avail = decode(predicted, torch.tensor([[True, False, True]]).expand(2, -1))
     assert torch.all(obs[:, 1] == 0)
     assert torch.all(obs[:, [0, 2]] == 1)
     assert torch.equal(avail.nonzero()[:, 2], torch.full((2 * N_AGENTS,), 3))

@@ -73,22 +73,27 @@ def reference(model: WorldModel, data: Trajectories) -> dict[str, float]:
                 features = LatentState(states.h[b, t, i], states.z[b, t, i]).features
                 obs, alive = data.obs[b, t, i].tolist(), bool(data.obs[b, t, i].any())
                 begins = t == 0 or bool(data.is_first[b, t])
-                prior = model.prior(states.h[b, t, i]).tolist()
-                found.setdefault("wm_kl", []).append(kl(posteriors[b, t, i].tolist(), prior))
+                h = states.h[b, t, i]
                 if not begins:
                     odds = torch.log_softmax(model.action_head(features), dim=-1)  # type: ignore[misc]
                     before = int(data.actions[b, t - 1, i])
                     found.setdefault("wm_action_loss", []).append(-odds[before].item())
                 if alive:
+                    found.setdefault("wm_kl", []).append(
+                        kl(posteriors[b, t, i].tolist(), model.prior(h).tolist())
+                    )
                     decoded = model.obs_head(features).tolist()
                     errors = [smooth_l1(x, y) for x, y in zip(decoded, obs, strict=True)]
                     found.setdefault("wm_obs_loss", []).append(sum(errors))
-                *avail, living = model.avail_head(features).tolist()
+                avail = model.avail_head(features).tolist()
                 may = [surprise(x, bool(y)) for x, y in zip(avail, data.avail_actions[b, t, i], strict=True)]
-                found.setdefault("wm_avail_loss", []).append(sum(may) + surprise(living, alive))
-                reward = model.reward_head(features).item()
+                found.setdefault("wm_avail_loss", []).append(sum(may))
+                if begins:
+                    continue
+                found.setdefault("wm_alive_loss", []).append(surprise(model.alive_head(h).item(), alive))
+                reward = model.reward_head(h).item()
                 found.setdefault("wm_reward_loss", []).append(smooth_l1(reward, data.reward[b, t].item()))
-                goes_on = model.continue_head(features).item()
+                goes_on = model.continue_head(h).item()
                 found.setdefault("wm_continue_loss", []).append(surprise(goes_on, bool(data.continues[b, t])))
     return {name: mean(values) for name, values in found.items()}
 
@@ -134,10 +139,10 @@ def test_per_agent_losses_add_up_to_the_terms() -> None:
     steps, with_past, living = B * T * N_AGENTS, (B * (T - 1) - 1) * N_AGENTS, B * T * N_AGENTS - 3
     terms = loss.terms
     expected = (
-        with_past * terms["wm_action_loss"]
-        + living * 0.7 * terms["wm_obs_loss"]
-        + steps * terms["wm_kl"]
-        + steps * (terms["wm_avail_loss"] + 1.3 * terms["wm_reward_loss"] + terms["wm_continue_loss"])
+        with_past * (terms["wm_action_loss"] + terms["wm_alive_loss"])
+        + with_past * (1.3 * terms["wm_reward_loss"] + terms["wm_continue_loss"])
+        + living * (terms["wm_kl"] + 0.7 * terms["wm_obs_loss"])
+        + steps * terms["wm_avail_loss"]
     )
     assert loss.per_agent.shape == (B, T, N_AGENTS)
     assert loss.per_agent.sum().item() == pytest.approx(expected.item(), rel=1e-4)

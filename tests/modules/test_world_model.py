@@ -87,10 +87,32 @@ def test_the_scan_is_the_imagined_recurrence_on_posterior_latents() -> None:
     model, data = make_model(), windows()
     state, _ = model.observe(data.obs, data.actions, data.is_first)
     now = type(state)(state.h[:, 0], state.z[:, 0])
+    torch.nn.init.constant_(model.alive_head[-1].bias, 50.0)  # type: ignore[arg-type]
     ahead = model.imagine(now, data.actions[:, 0])
     assert torch.allclose(ahead.h, state.h[:, 1], atol=1e-6)
     one_hot = ahead.z.detach().view(2, N_AGENTS, 4, 5)  # straight-through leaves rounding errors
     assert torch.allclose(one_hot.sort(dim=-1).values, torch.tensor([0.0, 0, 0, 0, 1]), atol=1e-5)
+
+
+def test_the_dead_have_no_latent_in_reality_and_in_imagination() -> None:
+    model, data = make_model(), windows()
+    data.obs[:, 2:, 1] = 0
+    state, _ = model.observe(data.obs, data.actions, data.is_first)
+    assert torch.equal(state.living, (data.obs != 0).any(dim=-1))
+    torch.nn.init.constant_(model.alive_head[-1].bias, 50.0)  # type: ignore[arg-type]
+    assert model.foresee(state.h[:, 1]).living.all()
+    torch.nn.init.constant_(model.alive_head[-1].bias, -50.0)  # type: ignore[arg-type]
+    assert not model.foresee(state.h[:, 1]).living.any()
+
+
+def test_what_comes_of_an_action_is_foretold_before_a_latent_is_drawn() -> None:
+    model, data = make_model(), windows()
+    state, _ = model.observe(data.obs, data.actions, data.is_first)
+    other = type(state)(state.h, torch.zeros_like(state.z))
+    here, there = model.predict(state.features), model.predict(other.features)
+    for head in ("alive_logits", "reward_logits", "continue_logits"):
+        assert torch.equal(getattr(here, head), getattr(there, head))
+    assert not torch.allclose(here.obs, there.obs)
 
 
 def test_gradients_reach_every_part() -> None:

@@ -168,7 +168,7 @@ class WorldModel(nn.Module):
         return self.foresee(self.advance(state, actions))
 
     def foresee(self, h: Tensor) -> LatentState:
-        """What may be seen at deterministic states (..., n, width): who lives is drawn, then their latents."""
+        """What may be seen at deterministic states (..., n, width): who lives is drawn, then latents."""
         lives = torch.rand(h.shape[:-1], device=h.device) < self._alive_logits(h).sigmoid()
         return LatentState(h, self.latents.draw(self.prior(h)) * lives.unsqueeze(-1))
 
