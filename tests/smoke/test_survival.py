@@ -118,7 +118,8 @@ def test_a_killed_run_goes_on_bit_equal(command_line, tmp_path, alg, lines):
 @pytest.mark.parametrize("alg", ALGORITHMS)
 def test_runs_killed_at_random_moments_go_on_bit_equal(command_line, tmp_path, alg):
     rng = random.Random(f"moments {alg}")
-    whole, killed = (Survivor(command_line, alg, tmp_path / name) for name in ("whole", "killed"))
+    longer = "t_max=3000"
+    whole, killed = (Survivor(command_line, alg, tmp_path / name, longer) for name in ("whole", "killed"))
     undisturbed = whole.start()
     kills = 0
     for i in range(7):
