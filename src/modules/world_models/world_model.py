@@ -113,21 +113,22 @@ class WorldModel(nn.Module):
             The latent states (B, T, n, ...) and the posterior probabilities (B, T, n, groups, classes).
         """
         batch, time = is_first.shape
-        embedded = self.embed(obs)
-        one_hot = F.one_hot(actions, self.n_actions).to(obs.dtype)
-        goes_on = (~is_first).to(obs.dtype)[:, :, None, None]
+        # Cut into steps by unbind, whose gradient is one stack; that of indexing fills all steps for each.
+        embedded = self.embed(obs).unbind(1)
+        one_hot = F.one_hot(actions, self.n_actions).to(obs.dtype).unbind(1)
+        goes_on = (~is_first).to(obs.dtype)[:, :, None, None].unbind(1)
         uniforms = torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device)
         h = obs.new_zeros(batch, self.n_agents, self.width)
         hs, zs, posteriors = [], [], []
         for t in range(time):
-            h = h * goes_on[:, t]
-            posterior = self._posterior(embedded[:, t], h)
+            h = h * goes_on[t]
+            posterior = self._posterior(embedded[t], h)
             z = self.latents.sample(posterior, uniforms[t])
             hs.append(h)
             zs.append(z)
             posteriors.append(posterior)
             if t + 1 < time:
-                h = self._recur(h, z, one_hot[:, t])
+                h = self._recur(h, z, one_hot[t])
         return LatentState(torch.stack(hs, 1), torch.stack(zs, 1)), torch.stack(posteriors, 1)
 
     def perceive(self, obs: Tensor, h: Tensor) -> LatentState:
