@@ -23,8 +23,8 @@ class CategoricalLatents(NamedTuple):
         return self.groups * self.classes
 
     def probs(self, logits: Tensor) -> Tensor:
-        """(..., size) logits -> (..., groups, classes) probabilities."""
-        probs = F.softmax(logits.unflatten(-1, (self.groups, self.classes)), dim=-1)
+        """(..., size) logits -> (..., groups, classes) probabilities, float32 in any precision."""
+        probs = F.softmax(logits.float().unflatten(-1, (self.groups, self.classes)), dim=-1)
         if self.uniform_mix == 0:
             return probs
         return (probs * (1 - self.uniform_mix)).add_(self.uniform_mix / self.classes)

@@ -154,14 +154,14 @@ class WorldModel(nn.Module):
         return self._recur(state.h, state.z, F.one_hot(actions, self.n_actions).to(state.h.dtype))
 
     def predict(self, features: Tensor) -> Prediction:
-        """Run every head on (..., n, feature_size)."""
-        avail = self.avail_head(features)
+        """Run every head on (..., n, feature_size); float32 in any precision."""
+        avail = self.avail_head(features).float()
         return Prediction(
-            obs=self.obs_head(features),
+            obs=self.obs_head(features).float(),
             avail_logits=avail[..., :-1],
             alive_logits=avail[..., -1],
-            reward_logits=self.reward_head(features),
-            continue_logits=self.continue_head(features).squeeze(-1),
+            reward_logits=self.reward_head(features).float(),
+            continue_logits=self.continue_head(features).squeeze(-1).float(),
         )
 
     def agent_rewards(self, prediction: Prediction) -> Tensor:
