@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,14 @@ class ComputeConfig:
 
 
 class Compiler:
-    """Compiles methods; where that fails all of them run as they are, and one warning says why."""
+    """Compiles methods; where that fails all of them run as they are, and one warning says why.
+
+    On a GPU they are played back as CUDA graphs, whose next call may overwrite what the last one gave: the
+    caller is given copies.
+    """
 
     def __init__(self, config: ComputeConfig) -> None:
-        self.mode = "reduce-overhead" if torch.device(config.device).type == "cuda" else "default"
+        self.graphs = torch.device(config.device).type == "cuda"
         self.failed = False
 
     def compile_methods(self, owner: Any, *names: str) -> None:
@@ -35,13 +41,14 @@ class Compiler:
             setattr(owner, name, self._compiled(getattr(owner, name)))
 
     def _compiled(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        fast = torch.compile(plain, mode=self.mode, dynamic=False)
+        fast = torch.compile(plain, mode="reduce-overhead" if self.graphs else "default", dynamic=False)
 
         def call(*args: Any) -> Any:
             if self.failed:
                 return plain(*args)
             try:
-                return fast(*args)
+                outputs = fast(*args)
+                return tree_map_only(Tensor, torch.clone, outputs) if self.graphs else outputs
             except torch._dynamo.exc.TorchDynamoException as error:
                 self.failed = True
                 reason = str(error).strip().partition("\n")[0]
