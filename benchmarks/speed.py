@@ -166,9 +166,7 @@ def main() -> int:
     known = {**CASES, **FULL_CASES}
     names = [name for name in (known if asked.full or asked.only else CASES) if name.startswith(asked.only)]
     if not names:
-        print(
-            f"error: no case begins with {asked.only!r}; there are: {', '.join(known)}.", file=sys.stderr
-        )
+        print(f"error: no case begins with {asked.only!r}; there are: {', '.join(known)}.", file=sys.stderr)
         return 2
     limit_threads(asked.threads)
     console = Console(width=140)

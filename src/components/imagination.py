@@ -98,7 +98,7 @@ def decode(predicted: Prediction, living: Tensor) -> tuple[Tensor, Tensor]:
 
 def masked_log_softmax(logits: Tensor, avail_actions: Tensor) -> Tensor:
     """Log-probabilities (..., n_actions) in which an unavailable action has exactly no chance."""
-    return torch.log_softmax(BasicMAC.masked(logits, avail_actions), dim=-1)
+    return torch.log_softmax(BasicMAC.masked(logits.float(), avail_actions), dim=-1)
 
 
 def sample_categorical(probs: Tensor) -> Tensor:

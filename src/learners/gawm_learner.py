@@ -22,6 +22,7 @@ from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
 from modules.world_models.losses import WorldModelLossConfig, world_model_loss
 from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
 from utils.clocks import Every, Ratio
+from utils.compute import Compiler, ComputeConfig
 from utils.guards import check_all_finite
 from utils.seeding import spawn
 from utils.typed_args import read
@@ -76,6 +77,7 @@ class GAWMLearner:
             )
         self.loss_config = read(WorldModelLossConfig, args)
         self.mac, self.logger = mac, logger
+        self.compute = read(ComputeConfig, args)
         self.world_model = (
             mac.world_model
             if isinstance(mac, LatentMAC)
@@ -86,7 +88,11 @@ class GAWMLearner:
         )
         candidates = read(CandidatesConfig, args)
         self.candidates = Candidates(self.world_model, mac, candidates) if candidates.candidates > 1 else None
-        self.behaviour = ImaginedPPO(mac, self.world_model.feature_size, read(ImaginedPPOConfig, args))
+        self.behaviour = ImaginedPPO(
+            mac, self.world_model.feature_size, read(ImaginedPPOConfig, args), self.compute
+        )
+        if self.compute.compile:
+            Compiler(self.compute).compile_methods(self.world_model, "_posterior", "_recur", "predict")
         self.trajectories = TrajectoryBuffer(
             config.replay_capacity,
             config.n_agents,
@@ -133,7 +139,8 @@ class GAWMLearner:
 
     def _train_world_model(self, t_env: int) -> dict[str, Tensor]:
         data = self.trajectories.sample_windows(self.config.wm_batch_size, self.config.wm_sequence_length)
-        loss = world_model_loss(self.world_model, data, self.loss_config)
+        with self.compute.autocast():
+            loss = world_model_loss(self.world_model, data, self.loss_config)
         check_all_finite(loss.terms, t_env)
         self.wm_optimiser.zero_grad()
         loss.total.backward()
@@ -146,7 +153,9 @@ class GAWMLearner:
         start, real = self._draw_reality()
         advance = None if self.candidates is None else self.candidates.advance
         horizon = self.config.imagination_horizon
-        self.pseudo.insert(imagine(self.world_model, self.mac, start, horizon, advance))
+        with self.compute.autocast():
+            imagined = imagine(self.world_model, self.mac, start, horizon, advance)
+        self.pseudo.insert(imagined)
         statistics = self.behaviour.update(self.pseudo.all(), real, t_env)
         check_all_finite(statistics, t_env)
         return statistics
@@ -161,7 +170,8 @@ class GAWMLearner:
         data, mask = self.trajectories.sample_episodes(
             self.config.imagination_episodes, newest=self.config.imagination_newest
         )
-        state, _ = self.world_model.observe(data.obs, data.actions, data.is_first)
+        with self.compute.autocast():
+            state, _ = self.world_model.observe(data.obs, data.actions, data.is_first)
         moments = (mask & ~data.is_last).nonzero()
         chosen = torch.randint(len(moments), (self.config.imagination_starts,)).to(moments.device)
         at = tuple(moments[chosen].T)

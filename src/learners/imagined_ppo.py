@@ -12,6 +12,7 @@ from components.imagination import masked_log_softmax
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
+from utils.compute import ComputeConfig
 from utils.rl_utils import lambda_returns, masked_mean, standardised
 
 SMALLEST_BONUS, LARGEST_BONUS = 1e-2, 0.3  # weights between which the entropy bonus moves
@@ -56,10 +57,17 @@ class ImaginedPPO:
         mac: the controller that acts; only its agent network is trained.
         feature_size: length of one agent's world-model features, the critic's input.
         config: hyper-parameters.
+        compute: how the networks are computed.
     """
 
-    def __init__(self, mac: BasicMAC, feature_size: int, config: ImaginedPPOConfig) -> None:
-        self.mac = mac
+    def __init__(
+        self,
+        mac: BasicMAC,
+        feature_size: int,
+        config: ImaginedPPOConfig,
+        compute: ComputeConfig,
+    ) -> None:
+        self.mac, self.compute = mac, compute
         self.config = config
         self.critic = LatentCritic(feature_size, config.critic_width)
         self.actor_optimiser = torch.optim.Adam(mac.parameters(), lr=config.lr, eps=1e-5, fused=True)
@@ -127,7 +135,8 @@ class ImaginedPPO:
     @torch.no_grad()
     def _targets(self, data: Imagined) -> tuple[Tensor, Tensor, Tensor]:
         """Lambda-returns, standardised advantages, how likely each step is reached; all (N, H)."""
-        values = self.critic.value(data.features)
+        with self.compute.autocast():
+            values = self.critic.value(data.features)
         everywhere = torch.ones_like(data.reward)
         returns = self._lambda_returns(data.reward, data.continues, everywhere, values)
         reached = torch.nn.functional.pad(data.continues[:, :-1], (1, 0), value=1.0).cumprod(dim=1)
@@ -136,7 +145,8 @@ class ImaginedPPO:
     @torch.no_grad()
     def _real_targets(self, real: RealPlay) -> tuple[Tensor, Tensor]:
         """Features (M, n, feature_size) of all steps that another followed, and their lambda-returns (M,)."""
-        values = self.critic.value(real.features)
+        with self.compute.autocast():
+            values = self.critic.value(real.features)
         happened = real.mask[:, 1:]
         returns = self._lambda_returns(real.reward[:, 1:], real.continues[:, 1:], happened.float(), values)
         return real.features[:, :-1][happened], returns[happened]
@@ -154,8 +164,9 @@ class ImaginedPPO:
         real_features: Tensor,
         real_returns: Tensor,
     ) -> dict[str, Tensor]:
-        imagined_loss = masked_mean(self.critic.loss(features, returns), weight)
-        real_loss = self.critic.loss(real_features, real_returns).mean()
+        with self.compute.autocast():
+            imagined_loss = masked_mean(self.critic.loss(features, returns), weight)
+            real_loss = self.critic.loss(real_features, real_returns).mean()
         loss = imagined_loss + self.config.critic_real_scale * real_loss
         self.critic_optimiser.zero_grad()
         loss.backward()
@@ -169,7 +180,8 @@ class ImaginedPPO:
 
     def _actor_step(self, data: Imagined, advantages: Tensor, weight: Tensor) -> dict[str, Tensor]:
         inputs = self.mac.policy_inputs(data.obs, data.features[:, :-1])
-        logits, _ = self.mac.run_agent(inputs, data.actor_hidden)
+        with self.compute.autocast():
+            logits, _ = self.mac.run_agent(inputs, data.actor_hidden)
         log_policy = masked_log_softmax(logits, data.avail_actions)
         log_probs = log_policy.gather(-1, data.actions.unsqueeze(-1)).squeeze(-1)
         nats = -(log_policy.exp() * log_policy.masked_fill(~data.avail_actions, 0.0)).sum(dim=-1)

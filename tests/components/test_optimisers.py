@@ -56,7 +56,7 @@ def test_it_continues_where_its_state_was_taken() -> None:
 
 def test_matrices_of_one_shape_move_together_as_each_would_alone() -> None:
     torch.manual_seed(0)
-    shapes = [(40, 33), (33, 40), (40, 33), (36, 36), (64, 32), (36, 36)]
+    shapes = [(40, 33), (33, 40), (40, 33), (36, 36), (96, 32), (36, 36)]
     together = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     alone = [nn.Parameter(p.detach().clone()) for p in together]
     library = [nn.Parameter(p.detach().clone()) for p in together]
@@ -83,3 +83,15 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
     singular = torch.linalg.svdvals(orthogonalised(torch.randn(3, 32, 80, generator=generator)))
     assert singular.min() > 0.6
     assert singular.max() < 1.3
+
+
+def test_a_wide_matrix_is_moved_as_the_plain_iteration_moves_it() -> None:
+    """Directions of very unequal strength, too, as gradients have them."""
+    torch.manual_seed(0)
+    matrices = torch.randn(2, 32, 96) + 100 * torch.randn(2, 32, 1) @ torch.randn(2, 1, 96)
+    x = matrices.double()
+    x = x / x.flatten(1).norm(dim=1)[:, None, None]
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    assert (orthogonalised(matrices) - x).norm() < 1e-3 * x.norm()

@@ -1,6 +1,7 @@
 """The GAWM learner as a whole, as GAWM and as its relatives: clocks, start states, resuming, divergence."""
 
 import copy
+from shutil import which
 from types import SimpleNamespace
 from typing import Any
 
@@ -255,3 +256,35 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
     episodes["obs"][:, 2] = torch.nan
     with pytest.raises(TrainingDiverged, match="wm_"):
         learner.train(episodes, 40, 0)
+
+
+def updated(alg: dict[str, Any], **compute: Any) -> tuple[GAWMLearner, dict[str, torch.Tensor]]:
+    """A learner after one update of its model and one round of its policy."""
+    learner = make_learner(**alg, **compute)
+    learner.trajectories.insert_episode_batch(random_episodes([8, 5, 8, 6], seed=1))
+    torch.manual_seed(0)
+    return learner, {**learner._train_world_model(0), **learner._train_policy(0)}
+
+
+@pytest.mark.parametrize("relative", ["gawm", "mag"])
+def test_bfloat16_learns_nearly_the_same(relative: str) -> None:
+    exact, expected = updated(RELATIVES[relative])
+    rounded, statistics = updated(RELATIVES[relative], precision="bfloat16")
+    for key, value in statistics.items():
+        assert value.dtype == torch.float32, key
+    for key in ("wm_kl", "wm_obs_loss", "wm_reward_loss", "wm_continue_loss"):
+        assert statistics[key].item() == pytest.approx(expected[key].item(), rel=0.05)
+    assert all(p.dtype == torch.float32 for p in rounded.world_model.parameters())
+    assert not torch.equal(rounded.world_model.prior_head[0].weight, exact.world_model.prior_head[0].weight)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (which("c++") or which("g++") or which("clang++")), reason="there is no C++ compiler")
+def test_a_compiled_model_learns_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    plain, expected = updated({})
+    compiled, statistics = updated({}, compile=True)
+    assert not [record for record in caplog.records if record.name == "marl.compute"]
+    for key in ("wm_loss", "wm_grad_norm", "imagined_return", "critic_loss"):
+        assert statistics[key].item() == pytest.approx(expected[key].item(), rel=1e-3)
+    for ours, theirs in zip(plain.world_model.parameters(), compiled.world_model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)

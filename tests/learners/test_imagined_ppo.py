@@ -19,6 +19,7 @@ from components.pseudo_buffer import Imagined, ImaginedSizes, PseudoBuffer
 from controllers.basic_controller import BasicMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
 from modules.world_models.world_model import LatentState, Prediction, WorldModel, WorldModelConfig
+from utils.compute import ComputeConfig
 
 N, N_AGENTS, OBS, ACTIONS, HORIZON = 7, 3, 5, 4, 6
 
@@ -62,7 +63,7 @@ def make_ppo(mac: BasicMAC, feature_size: int, **changes: Any) -> ImaginedPPO:
         "critic_width": 16,
         "critic_real_scale": 1.0,
     }
-    return ImaginedPPO(mac, feature_size, ImaginedPPOConfig(**{**values, **changes}))
+    return ImaginedPPO(mac, feature_size, ImaginedPPOConfig(**{**values, **changes}), ComputeConfig())
 
 
 def make_real(feature_size: int) -> RealPlay:

@@ -23,8 +23,9 @@ class LatentCritic(nn.Module):
         nn.init.zeros_(self.value_head[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., n_agents, feature_size) -> (..., bins) logits."""
-        return self.value_head(self.agent_encoder(features).mean(dim=-2))
+        """(..., n_agents, feature_size) -> (..., bins) logits, float32 in any precision."""
+        logits: Tensor = self.value_head(self.agent_encoder(features).mean(dim=-2))
+        return logits.float()
 
     def value(self, features: Tensor) -> Tensor:
         """(..., n_agents, feature_size) -> (...) expected return."""

@@ -22,7 +22,7 @@ class ErrorPredictor(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., feature_size) -> (...)."""
-        return self.net(features).squeeze(-1)
+        return self.net(features).squeeze(-1).float()
 
     def loss(self, features: Tensor, errors: Tensor) -> Tensor:
         """(..., feature_size) features, (...) errors that the model made there -> (...) smooth-L1."""

@@ -23,11 +23,11 @@ class CategoricalLatents(NamedTuple):
         return self.groups * self.classes
 
     def probs(self, logits: Tensor) -> Tensor:
-        """(..., size) logits -> (..., groups, classes) probabilities."""
-        probs = F.softmax(logits.unflatten(-1, (self.groups, self.classes)), dim=-1)
+        """(..., size) logits -> (..., groups, classes) probabilities, float32 in any precision."""
+        probs = F.softmax(logits.float().unflatten(-1, (self.groups, self.classes)), dim=-1)
         if self.uniform_mix == 0:
             return probs
-        return (1 - self.uniform_mix) * probs + self.uniform_mix / self.classes
+        return (probs * (1 - self.uniform_mix)).add_(self.uniform_mix / self.classes)
 
     def sample(self, probs: Tensor, uniforms: Tensor) -> Tensor:
         """Draw by inverting the cumulative distribution; gradients pass straight through to ``probs``.
@@ -60,8 +60,11 @@ class CategoricalLatents(NamedTuple):
         Returns:
             (...) with gradients to the prior alone, and (...) with gradients to the posterior alone.
         """
-        tiny = torch.finfo(posterior.dtype).tiny
-        log_posterior, log_prior = posterior.clamp_min(tiny).log(), prior.clamp_min(tiny).log()
+        log_posterior, log_prior = self._log(posterior), self._log(prior)
         for_prior = posterior.detach() * (log_posterior.detach() - log_prior)
         for_posterior = posterior * (log_posterior - log_prior.detach())
         return for_prior.sum(dim=(-2, -1)), for_posterior.sum(dim=(-2, -1))
+
+    def _log(self, probs: Tensor) -> Tensor:
+        # Mixed with a uniform distribution no probability is zero.
+        return (probs if self.uniform_mix > 0 else probs.clamp_min(torch.finfo(probs.dtype).tiny)).log()

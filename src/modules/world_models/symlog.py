@@ -31,7 +31,7 @@ class TwoHot(nn.Module):
 
     def mean(self, logits: Tensor) -> Tensor:
         """(..., n_bins) logits -> (...) expected value."""
-        return F.softmax(logits, dim=-1) @ self.bins
+        return (F.softmax(logits, dim=-1) * self.bins).sum(dim=-1)  # a product of matrices may be rounded
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy to the two bins around ``target``, weighted so that their mean is the target.

@@ -132,21 +132,23 @@ class WorldModel(nn.Module):
             The latent states (B, T, n, ...) and the posterior probabilities (B, T, n, groups, classes).
         """
         batch, time = is_first.shape
-        embedded, living = self.embed(obs), alive(obs).to(obs.dtype).unsqueeze(-1)
-        one_hot = F.one_hot(actions, self.n_actions).to(obs.dtype)
-        goes_on = (~is_first).to(obs.dtype)[:, :, None, None]
+        # Cut into steps by unbind, whose gradient is one stack; that of indexing fills all steps for each.
+        embedded = self.embed(obs).unbind(1)
+        living = alive(obs).to(obs.dtype).unsqueeze(-1).unbind(1)
+        one_hot = F.one_hot(actions, self.n_actions).to(obs.dtype).unbind(1)
+        goes_on = (~is_first).to(obs.dtype)[:, :, None, None].unbind(1)
         uniforms = torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device)
         h = obs.new_zeros(batch, self.n_agents, self.width)
         hs, zs, posteriors = [], [], []
         for t in range(time):
-            h = h * goes_on[:, t]
-            posterior = self._posterior(embedded[:, t], h)
-            z = self.latents.sample(posterior, uniforms[t]) * living[:, t]
+            h = h * goes_on[t]
+            posterior = self._posterior(embedded[t], h)
+            z = self.latents.sample(posterior, uniforms[t]) * living[t]
             hs.append(h)
             zs.append(z)
             posteriors.append(posterior)
             if t + 1 < time:
-                h = self._recur(h, z, one_hot[:, t])
+                h = self._recur(h, z, one_hot[t])
         return LatentState(torch.stack(hs, 1), torch.stack(zs, 1)), torch.stack(posteriors, 1)
 
     def perceive(self, obs: Tensor, h: Tensor) -> LatentState:
@@ -177,18 +179,18 @@ class WorldModel(nn.Module):
         return self._recur(state.h, state.z, F.one_hot(actions, self.n_actions).to(state.h.dtype))
 
     def predict(self, features: Tensor) -> Prediction:
-        """Run every head on (..., n, feature_size)."""
+        """Run every head on (..., n, feature_size); float32 in any precision."""
         h = features[..., : self.width]
         return Prediction(
-            obs=self.obs_head(features),
-            avail_logits=self.avail_head(features),
+            obs=self.obs_head(features).float(),
+            avail_logits=self.avail_head(features).float(),
             alive_logits=self._alive_logits(h),
-            reward_logits=self.reward_head(h),
-            continue_logits=self.continue_head(h).squeeze(-1),
+            reward_logits=self.reward_head(h).float(),
+            continue_logits=self.continue_head(h).squeeze(-1).float(),
         )
 
     def _alive_logits(self, h: Tensor) -> Tensor:
-        return self.alive_head(h).squeeze(-1)
+        return self.alive_head(h).squeeze(-1).float()
 
     def agent_rewards(self, prediction: Prediction) -> Tensor:
         """(..., n) expected team reward, as each agent predicts it."""

@@ -1,0 +1,58 @@
+"""How a learner's networks are computed: in which precision, and whether compiled."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How networks are computed; no choice changes what is computed, but for rounding."""
+
+    device: str = "cpu"
+    precision: str = "float32"  # or bfloat16: of matrix products alone
+    compile: bool = False  # by torch.compile, on a GPU with CUDA graphs
+
+    def autocast(self) -> torch.autocast:
+        """The context of one forward pass. Weights are cast once in it, so they must not change within."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+class Compiler:
+    """Compiles methods; where that fails all of them run as they are, and one warning says why.
+
+    On a GPU they are played back as CUDA graphs, whose next call may overwrite what the last one gave: the
+    caller is given copies.
+    """
+
+    def __init__(self, config: ComputeConfig) -> None:
+        self.graphs = torch.device(config.device).type == "cuda"
+        self.failed = False
+
+    def compile_methods(self, owner: Any, *names: str) -> None:
+        """Put compiled functions in the place of ``owner``'s methods ``names``."""
+        for name in names:
+            setattr(owner, name, self._compiled(getattr(owner, name)))
+
+    def _compiled(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        fast = torch.compile(plain, mode="reduce-overhead" if self.graphs else "default", dynamic=False)
+
+        def call(*args: Any) -> Any:
+            if self.failed:
+                return plain(*args)
+            try:
+                outputs = fast(*args)
+                return tree_map_only(Tensor, torch.clone, outputs) if self.graphs else outputs
+            except torch._dynamo.exc.TorchDynamoException as error:
+                self.failed = True
+                reason = str(error).strip().partition("\n")[0]
+                logging.getLogger("marl.compute").warning("compile=True has no effect: %s", reason)
+                return plain(*args)
+
+        return call
