@@ -85,7 +85,8 @@ def test_candidates_are_samples_of_the_prior_after_the_joint_action(monkeypatch)
     h = candidates.model.advance(moment.state, decision.actions)
     offered = calls[0][0]
     assert torch.equal(offered.h.view(N, 400, N_AGENTS, -1), h.unsqueeze(1).expand(-1, 400, -1, -1))
-    shares = offered.z.view(N, 400, N_AGENTS, -1).mean(dim=1)
+    latents, living = offered.z.view(N, 400, N_AGENTS, -1), offered.living.view(N, 400, N_AGENTS, 1)
+    shares = latents.sum(dim=1) / living.sum(dim=1)
     assert (shares - candidates.model.prior(h).flatten(-2)).abs().max() < 0.15
 
 
