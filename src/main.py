@@ -166,6 +166,7 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     from utils.guards import TrainingDiverged
     from utils.logging import get_console_logger
 
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
     log = get_console_logger()
     observer: Any = None
     try:
@@ -216,7 +217,6 @@ def _record(
 ) -> dict[str, Any]:
     """Open the record, whose journal the first observer keeps, train and return the result."""
     observer = observers[0]
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's import of it
     from sacred import SETTINGS, Experiment
 
     from records.journal import HEARTBEAT
