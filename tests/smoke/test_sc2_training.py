@@ -22,7 +22,7 @@ SMALL_MODEL = [
     "imagination_horizon=3",
 ]  # fmt: skip
 PARALLEL = ["runner=parallel", "batch_size_run=4"]
-RUN_TIMEOUT = 1200  # seconds; a run takes half a minute of processor time
+RUN_TIMEOUT = 3600  # seconds; a run takes half a minute of processor time, GAWM in its full size ten
 START_TIMEOUT = 900  # seconds until all games have started
 SOAK_SECONDS = float(os.environ.get("SC2_SOAK_SECONDS", "300"))
 pytestmark = needs_smac
@@ -55,6 +55,7 @@ def _record(command_line, alg: str, map_name: str) -> Path:
     ("alg", "map_name", "settings"),
     [
         ("gawm", "8m", SMALL_MODEL),
+        pytest.param("gawm", "8m", [], marks=pytest.mark.slow, id="gawm in its full size"),
         ("mappo", "3m", [*PARALLEL, "steps_per_update=100"]),
         ("qmix", "3m", [*PARALLEL, "batch_size=4"]),
     ],
