@@ -1,10 +1,11 @@
-"""Statistics against a second implementation, in plain loops."""
+"""Statistics against a second implementation: plain loops, and scipy."""
 
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,13 @@ def test_interquartile_mean(values):
     ordered, cut = sorted(values), len(values) // 4
     kept = ordered[cut : len(values) - cut]
     assert statistics.iqm(values) == pytest.approx(sum(kept) / len(kept))
+    assert statistics.iqm(values) == pytest.approx(scipy.stats.trim_mean(values, 0.25))
+
+
+def test_interquartile_means_along_an_axis_are_scipys():
+    values = np.random.default_rng(0).random((7, 4, 9))
+    for axis in range(3):
+        assert np.allclose(statistics.iqm(values, axis), scipy.stats.trim_mean(values, 0.25, axis=axis))
 
 
 @given(VALUES)
@@ -40,6 +48,20 @@ def test_stratified_bootstrap_interval():
     low, high = statistics.interval(strata)
     assert low == pytest.approx(np.quantile(means, 0.025), abs=0.05)
     assert high == pytest.approx(np.quantile(means, 0.975), abs=0.05)
+
+
+def test_bootstrap_interval_is_scipys_but_for_the_draws():
+    strata = [np.random.default_rng(i).random((6 + i, 5)) for i in range(3)]
+
+    def iqm_of_all(*samples, axis):
+        return scipy.stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
+
+    expected = scipy.stats.bootstrap(
+        strata, iqm_of_all, n_resamples=9999, method="percentile", vectorized=True, rng=0
+    ).confidence_interval
+    low, high = statistics.interval(strata)
+    assert np.allclose(low, expected.low, atol=0.02)
+    assert np.allclose(high, expected.high, atol=0.02)
 
 
 def test_the_interval_of_one_sample_covers_its_mean_about_as_often_as_it_says():
