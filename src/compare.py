@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import Job, Pool
-from main import INTERRUPTED, configuration
+from main import INTERRUPTED, configuration, fail
 from results import Parser
 from utils import interrupts
 from utils.config import compose, parse_command_line
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         given = parser().parse_intermixed_args(argv)
         return study(given, plan(given), shlex.join(["python", "src/compare.py", *argv]))
     except ConfigError as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on.", file=sys.stderr)
         return INTERRUPTED
@@ -62,7 +62,7 @@ def study(given: argparse.Namespace, jobs: Sequence[Job], command: str) -> int:
     done = {job: directory for job in jobs if (directory := job.finished()) is not None}
     missing = [f"{job} is missing ({became.get(job, 'not trained')})." for job in jobs if job not in done]
     if not done:
-        return _fail(f"No run is finished, so nothing is compared: {' '.join(missing)}", 1)
+        return fail(f"No run is finished, so nothing is compared: {' '.join(missing)}", 1)
     out.mkdir(parents=True, exist_ok=True)
     text, notices = compare(done, given.steps, out)
     listed = "\n".join(f"- {note}" for note in [*missing, *notices])
@@ -71,11 +71,6 @@ def study(given: argparse.Namespace, jobs: Sequence[Job], command: str) -> int:
     print(listed, file=sys.stderr)
     print(f"\nTable, curves and losses are in {out}")
     return 1 if missing else 0
-
-
-def _fail(message: object, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -55,17 +55,18 @@ def main(argv: list[str]) -> int:
         limit_threads(config["cpu_threads"])
         return train(config, resumed, argv)
     except ConfigError as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     except KeyboardInterrupt:
         print("Interrupted before training began.", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in STORAGE:
             raise
-        return _fail(f"{error.filename or 'The results'} can't be written: {error.strerror}.", 1)
+        return fail(f"{error.filename or 'The results'} can't be written: {error.strerror}.", 1)
 
 
-def _fail(message: object, code: int) -> int:
+def fail(message: object, code: int) -> int:
+    """Print ``message`` as one sentence and return the exit code."""
     print(f"error: {str(message).removesuffix('.')}.", file=sys.stderr)
     return code
 
@@ -136,9 +137,9 @@ def evaluate(request: evaluation.Request) -> int:
     try:
         print(evaluation.evaluate(request, config, get_console_logger()))
     except CheckpointError as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     except SimulatorError as error:
-        return _fail(f"{error}.", 1)
+        return fail(error, 1)
     return 0
 
 
@@ -152,7 +153,7 @@ def measure_quality(request: quality.Request) -> int:
     try:
         print(quality.carry_out(request, config, get_console_logger()))
     except CheckpointError as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     return 0
 
 
@@ -176,9 +177,9 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
             observer = _observer(config, argv, resumed, keep)
             result = _record(session, config, _observers(observer, mongo), log)
     except CheckpointError as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     except SimulatorError as error:
-        return _fail(f"{error}.", 1)
+        return fail(error, 1)
     except KeyboardInterrupt:
         directory = getattr(observer, "dir", None)
         if directory is None:  # the record was not opened yet

@@ -12,7 +12,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit
 
-from envs.multiagentenv import Info, MultiAgentEnv
+from envs.gymnasium_env import GymnasiumEnv
+from envs.multiagentenv import Info
 from envs.validation import find_gymnasium_id
 
 # Arguments by which environments limit their episodes themselves. Reaching such a limit is often reported as
@@ -20,7 +21,7 @@ from envs.validation import find_gymnasium_id
 OWN_LIMITS = ("max_episode_steps", "max_steps", "max_cycles")
 
 
-class GymmaEnv(MultiAgentEnv):
+class GymmaEnv(GymnasiumEnv):
     """A gymnasium environment whose action and observation spaces are tuples with an entry per agent.
 
     Observations are flattened and, where agents' spaces differ, padded with zeros; actions that an agent does
@@ -53,7 +54,7 @@ class GymmaEnv(MultiAgentEnv):
             env = gymnasium.make(spec, disable_env_checker=True)
         except TypeError as error:
             raise ValueError(f"{key} does not take env_args.kwargs={dict(kwargs or {})}: {error}") from error
-        self._env: gymnasium.Env = TimeLimit(env, max_episode_steps=self.episode_limit)
+        self._env = TimeLimit(env, max_episode_steps=self.episode_limit)
         self._spaces, action_spaces = _spaces_per_agent(key, self._env)
         self.n_agents = len(action_spaces)
         self._obs_size = max(spaces.flatdim(space) for space in self._spaces)
@@ -63,22 +64,11 @@ class GymmaEnv(MultiAgentEnv):
         )
         self._common_reward = common_reward
         self._mean = {"sum": False, "mean": True}[reward_scalarisation]
-        self._seed: int | None = seed
-
-    def seed(self, seed: int | None = None) -> None:
         self._seed = seed
-
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, Info]:
-        obs, info = self._env.reset(seed=self._seed if seed is None else seed, options=options)
-        self._seed = None  # from here on the stream goes on by itself
-        self._obs = self._pad(obs)
-        return self._obs, info
 
     def step(self, actions: Any) -> tuple[np.ndarray, Any, bool, bool, Info]:
         obs, rewards, terminated, truncated, info = self._env.step(tuple(int(action) for action in actions))
-        self._obs = self._pad(obs)
+        self._obs = self._stacked(obs)
         terminated = bool(np.all(terminated))
         return self._obs, self._reward(rewards), terminated, bool(np.all(truncated)) and not terminated, info
 
@@ -87,18 +77,12 @@ class GymmaEnv(MultiAgentEnv):
             return float(np.mean(rewards) if self._mean else np.sum(rewards))
         return np.broadcast_to(np.asarray(rewards, dtype=np.float32), self.n_agents)
 
-    def _pad(self, obs: Sequence[Any]) -> np.ndarray:
+    def _stacked(self, obs: Sequence[Any]) -> np.ndarray:
         padded = np.zeros((self.n_agents, self._obs_size), dtype=np.float32)
         for row, space, agent_obs in zip(padded, self._spaces, obs, strict=True):
             flat = spaces.flatten(space, agent_obs)
             row[: len(flat)] = flat
         return padded
-
-    def get_obs(self) -> np.ndarray:
-        return self._obs
-
-    def get_obs_agent(self, agent_id: int) -> np.ndarray:
-        return self._obs[agent_id]
 
     def get_obs_size(self) -> int:
         return self._obs_size
@@ -112,17 +96,11 @@ class GymmaEnv(MultiAgentEnv):
     def get_avail_actions(self) -> np.ndarray:
         return self._avail
 
-    def get_avail_agent_actions(self, agent_id: int) -> np.ndarray:
-        return self._avail[agent_id]
-
     def get_total_actions(self) -> int:
         return self._n_actions
 
     def render(self) -> Any:
         return self._env.render()
-
-    def close(self) -> None:
-        self._env.close()
 
 
 def _limited_spec(spec: EnvSpec, time_limit: int, kwargs: Mapping[str, Any]) -> tuple[EnvSpec, int]:

@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter, defaultdict
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +42,7 @@ class MongoReplicator(RunObserver):
         self._away = False
         self._thread = threading.Thread(target=self._work, name="mongo-replicator", daemon=True)
 
-    def started_event(
-        self,
-        ex_info: dict[str, Any],
-        command: str,
-        host_info: dict[str, Any],
-        start_time: datetime,
-        config: dict[str, Any],
-        meta_info: dict[str, Any],
-        _id: str | None,
-    ) -> None:
+    def started_event(self, *event: Any, **named: Any) -> None:
         self._thread.start()
 
     def join(self) -> None:

@@ -78,16 +78,20 @@ def absent_at_start(server, start):
     return trainer
 
 
-def killed_for_good(server, start):
+def under_way(start):
     trainer = start()
     trainer.wait_for_points(10)
+    return trainer
+
+
+def killed_for_good(server, start):
+    trainer = under_way(start)
     server.kill()
     return trainer
 
 
 def gone_for_a_while(server, start):
-    trainer = start()
-    trainer.wait_for_points(10)
+    trainer = under_way(start)
     server.kill()
     time.sleep(2.5)
     server.start()
@@ -95,15 +99,13 @@ def gone_for_a_while(server, start):
 
 
 def hung(server, start):
-    trainer = start()
-    trainer.wait_for_points(10)
+    trainer = under_way(start)
     server.tell("hang")
     return trainer
 
 
 def refusing(server, start):
-    trainer = start()
-    trainer.wait_for_points(10)
+    trainer = under_way(start)
     server.tell("refuse")
     trainer.wait_for_points(35)
     server.tell("normal")
@@ -111,15 +113,13 @@ def refusing(server, start):
 
 
 def reply_lost_after_the_write(server, start):
-    trainer = start()
-    trainer.wait_for_points(10)
+    trainer = under_way(start)
     server.tell("drop_after 1")
     return trainer
 
 
 def request_lost_before_the_write(server, start):
-    trainer = start()
-    trainer.wait_for_points(10)
+    trainer = under_way(start)
     server.tell("drop_before 2")
     return trainer
 
