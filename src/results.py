@@ -305,13 +305,13 @@ ANSWERS = {
 
 
 def _frame(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> "tuple[str, pd.DataFrame]":
-    """Return the one metric that is asked for, and its curves."""
+    """Return the one metric that is asked for, and its curves; only `curves` shows their times."""
     from records import query
 
     if given.metric and len(given.metric) > 1:
         raise ConfigError("This takes one --metric; only `plot --kind curves` takes several.")
     metric = query.metric_of(chosen, given.metric and given.metric[0])
-    return metric, query.curves(store, chosen, metric)
+    return metric, query.curves(store, chosen, metric, times=given.command == "curves")
 
 
 def _print(given: argparse.Namespace, frame: "pd.DataFrame") -> None:
@@ -335,4 +335,6 @@ def _write(given: argparse.Namespace, text: str) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when piped into `head`
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # at a usual exit pymongo waits up to half a second for its threads, which nothing needs

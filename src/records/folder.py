@@ -80,7 +80,7 @@ class FolderStore:
                 runs |= {run.run: run for run in self._read_folder(path)}
         return sorted(runs.values(), key=order)
 
-    def curves(self, runs: Sequence[Run], metric: str) -> dict[str, Series]:
+    def curves(self, runs: Sequence[Run], metric: str, times: bool = True) -> dict[str, Series]:
         curves = {}
         by_root: dict[Path, dict[str, str]] = defaultdict(dict)
         for run in runs:

@@ -256,9 +256,10 @@ def storable(value: Any) -> Any:
 
 
 def series(document: Document) -> Series:
-    """Return the points of a document of ``metrics``."""
-    times = [date.timestamp() for date in document["timestamps"]]
-    return Series(document["steps"], document["values"], times)
+    """Return the points of a document of ``metrics``; their times are NaN if it came without."""
+    steps, dates = document["steps"], document.get("timestamps")
+    times = [math.nan] * len(steps) if dates is None else [date.timestamp() for date in dates]
+    return Series(steps, document["values"], times)
 
 
 def digest(points: Series) -> str:

@@ -41,9 +41,10 @@ class MongoStore:
                 self.problems.append(f"The run {document['_id']} in MongoDB is of another kind ({error!r}).")
         return sorted(runs, key=order)
 
-    def curves(self, runs: Sequence[Run], metric: str) -> dict[str, Series]:
+    def curves(self, runs: Sequence[Run], metric: str, times: bool = True) -> dict[str, Series]:
         wanted = {"name": metric, "n": {"$gt": 0}, "run_id": {"$in": [run.run for run in runs]}}
-        return {found["run_id"]: series(found) for found in self._find("metrics", wanted, None)}
+        fields = None if times else {"timestamps": False}  # dates take four times as long as all else
+        return {found["run_id"]: series(found) for found in self._find("metrics", wanted, fields)}
 
     def _find(self, collection: str, query: Document, fields: Document | None) -> list[Document]:
         try:

@@ -157,9 +157,12 @@ def metric_of(chosen: Sequence[Run], metric: str | None) -> str:
     return metric
 
 
-def curves(store: Store, chosen: Sequence[Run], metric: str) -> pd.DataFrame:
-    """Return one row per point: run, alg, map, seed, t_env, seconds (since the start), value."""
-    points = store.curves(chosen, metric)
+def curves(store: Store, chosen: Sequence[Run], metric: str, times: bool = True) -> pd.DataFrame:
+    """Return one row per point: run, alg, map, seed, t_env, seconds (since the start), value.
+
+    Without ``times`` the seconds may be NaN, and a database answers sooner.
+    """
+    points = store.curves(chosen, metric, times)
     there = [run for run in chosen if run.run in points]
     if not there:
         return pd.DataFrame(columns=CURVE_COLUMNS)
@@ -167,11 +170,11 @@ def curves(store: Store, chosen: Sequence[Run], metric: str) -> pd.DataFrame:
     columns = {name: np.repeat([getattr(run, name) for run in there], lengths) for name in CURVE_COLUMNS[:4]}
     columns["alg"] = np.repeat([_curve_name(run) for run in there], lengths)
     started = np.repeat([run.started for run in there], lengths)
-    steps, values, times = (
+    steps, values, at = (
         np.concatenate([getattr(points[run.run], name) for run in there])
         for name in ("steps", "values", "times")
     )
-    return pd.DataFrame(columns | {"t_env": steps, "seconds": (times - started).round(3), "value": values})
+    return pd.DataFrame(columns | {"t_env": steps, "seconds": (at - started).round(3), "value": values})
 
 
 def _curve_name(run: Run) -> str:

@@ -47,8 +47,11 @@ class Store(Protocol):
     def runs(self) -> list[Run]:
         """Return all runs, the oldest first."""
 
-    def curves(self, runs: Sequence[Run], metric: str) -> dict[str, Series]:
-        """Return, by run, the points of ``metric`` of those ``runs`` that have it."""
+    def curves(self, runs: Sequence[Run], metric: str, times: bool = True) -> dict[str, Series]:
+        """Return, by run, the points of ``metric`` of those ``runs`` that have it.
+
+        Who doesn't need ``times`` may be given NaN for them, where reading them takes long.
+        """
 
 
 def summary(record: Record, where: str) -> dict[str, Any]:

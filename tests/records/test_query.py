@@ -49,6 +49,14 @@ def test_folder_and_mongodb_give_the_same_answers(stores):
     assert [run.config for run in here] == [run.config for run in there]
 
 
+def test_curves_without_times_are_the_same_otherwise(stores):
+    for store in stores:
+        chosen = store.runs()
+        timed, fast = (query.curves(store, chosen, "test_battle_won_mean", times=t) for t in (True, False))
+        assert timed["seconds"].notna().all()
+        pd.testing.assert_frame_equal(timed.drop(columns="seconds"), fast.drop(columns="seconds"))
+
+
 @pytest.mark.parametrize("place", [0, 1], ids=["folder", "mongodb"])
 def test_filters(stores, place):
     store = stores[place]
