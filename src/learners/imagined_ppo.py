@@ -93,10 +93,10 @@ class ImaginedPPO:
             group["lr"] = self.lr_schedule.eval(t_env)
         returns, advantages, weight = self._targets(data)
         real_features, real_returns = self._real_targets(real)
-        size = len(data.actions)
         statistics: list[dict[str, Tensor]] = []
         for _ in range(self.config.epochs):
-            for index in torch.randperm(size).to(returns.device).chunk(self.config.minibatches):
+            parts = zip(self._minibatches(returns), self._minibatches(real_returns), strict=True)
+            for index, real_index in parts:
                 chosen = data.select(index)
                 statistics.append(
                     {
@@ -104,8 +104,8 @@ class ImaginedPPO:
                             chosen.features[:, :-1],
                             returns[index],
                             weight[index],
-                            real_features,
-                            real_returns,
+                            real_features[real_index],
+                            real_returns[real_index],
                         ),
                         **self._actor_step(chosen, advantages[index], weight[index]),
                     }
@@ -117,6 +117,10 @@ class ImaginedPPO:
             "imagined_return": returns[:, 0].mean(),
             "entropy_coef": returns.new_tensor(self.entropy_coef),
         }
+
+    def _minibatches(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Indices that divide the rows at random."""
+        return torch.randperm(len(rows)).to(rows.device).tensor_split(self.config.minibatches)
 
     def _move_entropy_coef(self, entropy: float, t_env: int) -> None:
         """Raise the bonus where the policy has become more certain than it should be yet, lower it else.
@@ -166,7 +170,7 @@ class ImaginedPPO:
     ) -> dict[str, Tensor]:
         with self.compute.autocast():
             imagined_loss = masked_mean(self.critic.loss(features, returns), weight)
-            real_loss = self.critic.loss(real_features, real_returns).mean()
+            real_loss = self.critic.loss(real_features, real_returns).sum() / max(len(real_returns), 1)
         loss = imagined_loss + self.config.critic_real_scale * real_loss
         self.critic_optimiser.zero_grad()
         loss.backward()
