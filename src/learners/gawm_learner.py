@@ -4,6 +4,7 @@ Its relatives MAMBA and MAG are the same learner under other settings: a posteri
 observation, a controller that acts on the model's state, a choice among imagined candidates.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from components.candidates import Candidates, CandidatesConfig
 from components.episode_buffer import EpisodeBatch
 from components.imagination import Moment, imagine
+from components.moving_average import MovingAverage
 from components.optimisers import MuonAdam
 from components.pseudo_buffer import ImaginedSizes, PseudoBuffer
 from components.trajectory_buffer import Trajectories, TrajectoryBuffer
@@ -53,6 +55,7 @@ class GAWMConfig:
     wm_lr: float  # Adam step size
     wm_muon_lr: float  # Muon step size
     wm_grad_norm_clip: float
+    wm_averaging: float  # decay of the moving average of its weights, which imagines
     policy_steps_per_round: float  # environment steps per imagination round and PPO phase
     imagination_episodes: int  # real episodes whose moments imagination may start from
     imagination_newest: int  # records of the newest real play they are drawn from
@@ -65,6 +68,10 @@ class GAWMLearner:
 
     ``train`` is given fresh episodes. It stores them in B_r and then makes the updates that have become due
     by environment steps: first the world model's, then rounds of imagination into B_p, each followed by PPO.
+
+    ``student`` is the model that gradients move. What imagines, and for MAMBA acts, is ``world_model``, the
+    moving average of its weights: large steps learn fast but leave every single model somewhat off, each in
+    another direction.
     """
 
     def __init__(self, mac: BasicMAC, scheme: dict[str, Any], logger: Any, args: Any) -> None:
@@ -83,8 +90,10 @@ class GAWMLearner:
             if isinstance(mac, LatentMAC)
             else WorldModel(config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args))
         )
+        self.student = copy.deepcopy(self.world_model)
+        self.averaging = MovingAverage(self.world_model, self.student, config.wm_averaging)
         self.wm_optimiser = MuonAdam(
-            self.world_model, config.wm_lr, config.wm_muon_lr, input_layer=self.world_model.embed[0]
+            self.student, config.wm_lr, config.wm_muon_lr, input_layer=self.student.embed[0]
         )
         candidates = read(CandidatesConfig, args)
         self.candidates = Candidates(self.world_model, mac, candidates) if candidates.candidates > 1 else None
@@ -92,7 +101,9 @@ class GAWMLearner:
             mac, self.world_model.feature_size, read(ImaginedPPOConfig, args), self.compute
         )
         if self.compute.compile:
-            Compiler(self.compute).compile_methods(self.world_model, "_posterior", "_recur", "predict")
+            compiler = Compiler(self.compute)
+            for model in (self.student, self.world_model):
+                compiler.compile_methods(model, "_posterior", "_recur", "predict")
         self.trajectories = TrajectoryBuffer(
             config.replay_capacity,
             config.n_agents,
@@ -140,12 +151,13 @@ class GAWMLearner:
     def _train_world_model(self, t_env: int) -> dict[str, Tensor]:
         data = self.trajectories.sample_windows(self.config.wm_batch_size, self.config.wm_sequence_length)
         with self.compute.autocast():
-            loss = world_model_loss(self.world_model, data, self.loss_config)
+            loss = world_model_loss(self.student, data, self.loss_config)
         check_all_finite(loss.terms, t_env)
         self.wm_optimiser.zero_grad()
         loss.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.world_model.parameters(), self.config.wm_grad_norm_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.wm_grad_norm_clip)
         self.wm_optimiser.step()
+        self.averaging.update()
         judged = {} if self.candidates is None else self.candidates.train(loss, data.is_first)
         return {**loss.terms, **judged, "wm_grad_norm": norm}
 
@@ -198,6 +210,7 @@ class GAWMLearner:
         """Move every network to the GPU."""
         self.mac.cuda()
         self.world_model.cuda()
+        self.student.cuda()
         self.behaviour.critic.cuda()
         if self.candidates is not None:
             self.candidates.predictor.cuda()
@@ -207,6 +220,8 @@ class GAWMLearner:
         return {
             **chosen_among,
             "world_model": self.world_model,
+            "student": self.student,
+            "averaging": self.averaging,
             "wm_optimiser": self.wm_optimiser,
             "trajectories": self.trajectories,
             "pseudo": self.pseudo,
@@ -235,4 +250,5 @@ class GAWMLearner:
         """Read what ``save_models`` wrote."""
         self.mac.load_models(path)
         self.world_model.load_state_dict(torch.load(f"{path}/world_model.th", map_location="cpu"))
+        self.student.load_state_dict(self.world_model.state_dict())
         self.behaviour.critic.load_state_dict(torch.load(f"{path}/critic.th", map_location="cpu"))

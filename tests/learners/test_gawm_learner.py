@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from components.episode_buffer import EpisodeBatch
+from components.imagination import imagine
 from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from learners.gawm_learner import GAWMLearner
@@ -47,6 +48,7 @@ ARGS: dict[str, Any] = {
     "wm_lr": 1e-3,
     "wm_muon_lr": 1e-3,
     "wm_grad_norm_clip": 100.0,
+    "wm_averaging": 0.9,
     "policy_steps_per_round": 10,
     "imagination_episodes": 4,
     "imagination_starts": 6,
@@ -222,11 +224,33 @@ def test_a_restored_learner_goes_on_bit_equal(relative: str) -> None:
     for mine, its in (
         (learner.mac.agent, twin.mac.agent),
         (learner.world_model, twin.world_model),
+        (learner.student, twin.student),
         (learner.behaviour.critic, twin.behaviour.critic),
         *([] if learner.candidates is None else [(learner.candidates.predictor, twin.candidates.predictor)]),
     ):
         for name, value in mine.state_dict().items():
             assert torch.equal(value, its.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("relative", ["gawm", "mamba", "mag"])
+def test_gradients_move_the_student_and_its_average_imagines_and_acts(
+    relative: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make_learner(**RELATIVES[relative])
+    imagining = []
+
+    def watch(model: Any, *others: Any) -> Any:
+        imagining.append(model)
+        return imagine(model, *others)
+
+    monkeypatch.setattr("learners.gawm_learner.imagine", watch)
+    feed(learner, 6, 1)
+    assert imagining
+    assert all(model is learner.world_model for model in imagining)
+    assert all(p.grad is None for p in learner.world_model.parameters())
+    pairs = zip(learner.world_model.parameters(), learner.student.parameters(), strict=True)
+    assert not all(torch.equal(average, trained) for average, trained in pairs)
+    assert getattr(learner.mac, "world_model", learner.world_model) is learner.world_model
 
 
 @pytest.mark.parametrize("relative", ["gawm", "mamba"])
