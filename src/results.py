@@ -227,7 +227,7 @@ def _show(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
 def _curves(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
     from records import export, query
 
-    metric, frame = _frame(given, store, chosen)
+    metric, frame = _frame(given, store, chosen, times=True)
     if given.format == "csv":
         _write(given, export.curve_csv(frame, metric))
     elif given.format == "marl-eval":
@@ -267,7 +267,7 @@ def _plot(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
         if not metrics:
             raise ConfigError("None of these runs recorded losses of a world model.")
         names = [query.metric_of(chosen, metric) for metric in metrics]
-        frames = {name: query.curves(store, chosen, name) for name in names}
+        frames = {name: query.curves(store, chosen, name, times=given.x == "hours") for name in names}
         if given.x == "hours" and all(frame["seconds"].isna().all() for frame in frames.values()):
             raise ConfigError("These curves were kept without their times; draw them over --x t_env.")
         plots.draw_curves(frames, given.out, given.band, given.x)
@@ -304,14 +304,16 @@ ANSWERS = {
 }  # fmt: skip
 
 
-def _frame(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> "tuple[str, pd.DataFrame]":
-    """Return the one metric that is asked for, and its curves; only `curves` shows their times."""
+def _frame(
+    given: argparse.Namespace, store: "Store", chosen: "list[Run]", times: bool = False
+) -> "tuple[str, pd.DataFrame]":
+    """Return the one metric that is asked for, and its curves, with their ``times`` where these are shown."""
     from records import query
 
     if given.metric and len(given.metric) > 1:
         raise ConfigError("This takes one --metric; only `plot --kind curves` takes several.")
     metric = query.metric_of(chosen, given.metric and given.metric[0])
-    return metric, query.curves(store, chosen, metric, times=given.command == "curves")
+    return metric, query.curves(store, chosen, metric, times)
 
 
 def _print(given: argparse.Namespace, frame: "pd.DataFrame") -> None:
