@@ -93,15 +93,16 @@ class PPOLearner:
             TrainingDiverged: a loss or gradient became NaN or infinite.
         """
         data = self._prepare(batch)
+        logs = t_env - self.log_stats_t >= self.config.learner_log_interval
         stats = []
         for _ in range(self.config.epochs):
             order = torch.randperm(len(data), device=data["mask"].device)
             for part in order.chunk(self.config.minibatches):
-                stats.append(self._step(data.select(part), batch))
+                stats.append(self._step(data.select(part), batch, logs))
         mean = {key: torch.stack([step[key] for step in stats]).mean() for key in stats[0]}
         check_all_finite(mean, t_env)
         self.training_steps += len(stats)
-        if t_env - self.log_stats_t >= self.config.learner_log_interval:
+        if logs:
             for key, value in {**mean, **self._data_stats(data)}.items():
                 self.logger.log_stat(key, value.item(), t_env)
             self.logger.log_stat("updates", self.training_steps, t_env)
@@ -164,8 +165,8 @@ class PPOLearner:
 
     # gradient steps
 
-    def _step(self, data: Chunks, batch: EpisodeBatch) -> dict[str, Tensor]:
-        """One gradient step of actor and critic; returns what is logged of it."""
+    def _step(self, data: Chunks, batch: EpisodeBatch, logs: bool) -> dict[str, Tensor]:
+        """One gradient step of actor and critic; returns what must be finite, and what else is logged of it."""
         logits, values = self._forward(data, batch)
         log_pi = logits.log_softmax(dim=-1)
         deciding, advantages = data["deciding"], data["advantages"]
@@ -186,11 +187,14 @@ class PPOLearner:
             "agent_grad_norm": clip(self.agent_params, self.config.grad_norm_clip),
             "critic_grad_norm": clip(self.critic_params, self.config.grad_norm_clip),
             "entropy": entropy,
-            "pi_max": masked_mean(pi.amax(-1), deciding),
-            "clip_fraction": masked_mean((ratio != clipped).float(), deciding),
-            "td_error_abs": masked_mean((values - data["returns"]).abs(), data["mask"]),
-            "q_taken_mean": masked_mean(values, data["mask"]),
         }
+        if logs:
+            stats |= {
+                "pi_max": masked_mean(pi.amax(-1), deciding),
+                "clip_fraction": masked_mean((ratio != clipped).float(), deciding),
+                "td_error_abs": masked_mean((values - data["returns"]).abs(), data["mask"]),
+                "q_taken_mean": masked_mean(values, data["mask"]),
+            }
         self.agent_optimiser.step()
         self.critic_optimiser.step()
         return {key: value.detach() for key, value in stats.items()}
