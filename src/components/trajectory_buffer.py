@@ -147,7 +147,7 @@ class TrajectoryBuffer:
         return self._gather(starts[:, None] + np.arange(length))
 
     def sample_episodes(self, batch_size: int, newest: int | None = None) -> tuple[Trajectories, Tensor]:
-        """Draw whole episodes, with replacement, each as likely: a record of theirs is one of all records at random.
+        """Draw whole episodes, with replacement, each as likely, so that all their records are.
 
         Args:
             batch_size: how many.

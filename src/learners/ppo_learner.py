@@ -65,8 +65,11 @@ class PPOLearner:
     """EPyMARL's learner interface over PPO with generalised advantages.
 
     `train` expects fresh episodes, any number of them. The old policy is the current one at the start of an
-    update, so nothing but the episodes is needed. Values are bootstrapped where an episode was cut off.
-    An agent's steps with a single available action (a dead agent's) are left out of the policy's loss.
+    update, so nothing but the episodes is needed. Under rolling collection the first steps of an episode may
+    have been played by the policy before that update; they count as the old policy's, too.
+
+    Values are bootstrapped where an episode was cut off. An agent's steps with a single available action (a
+    dead agent's) are left out of the policy's loss.
 
     Data is gone over in chunks of `chunk_length` steps, each from the recurrent state that the old policy had
     there. Controllers, agents and critics written for EPyMARL are given whole episodes instead.
@@ -166,7 +169,7 @@ class PPOLearner:
     # gradient steps
 
     def _step(self, data: Chunks, batch: EpisodeBatch, logs: bool) -> dict[str, Tensor]:
-        """One gradient step of actor and critic; returns what must be finite, and what else is logged of it."""
+        """One gradient step of actor and critic; returns what must be finite, and what else is logged."""
         logits, values = self._forward(data, batch)
         log_pi = logits.log_softmax(dim=-1)
         deciding, advantages = data["deciding"], data["advantages"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from envs.batched_env import BatchedEnv, View
+from envs.multiagentenv import SimulatorError
 from runners.acting import Actor
 from runners.recording import EpisodeStatistics, Recorder
 
@@ -28,19 +29,33 @@ class Played(NamedTuple):
 
 
 class Play:
-    """An environment, who acts in it, and who takes notes. Starts from the environment's first episodes."""
+    """An environment, who acts in it, and who takes notes. Starts from the environment's first episodes.
+
+    A slot that loses more than ``most_lost`` episodes in a row will not complete another one.
+    """
 
     def __init__(
-        self, env: BatchedEnv, actor: Actor, statistics: EpisodeStatistics, recorder: Recorder | None = None
+        self,
+        env: BatchedEnv,
+        actor: Actor,
+        statistics: EpisodeStatistics,
+        most_lost: int,
+        recorder: Recorder | None = None,
     ):
         self.env, self.actor, self.statistics, self.recorder = env, actor, statistics, recorder
         self.watch: Watch | None = None  # is shown the environment and the active slots before each step
         self.lost_episodes = self.lost_steps = 0
+        self._most_lost = most_lost
+        self._lost_in_a_row = torch.zeros(env.n_envs, dtype=torch.long)  # of each slot
         self.lost_as: Counter[str] = Counter()  # lost episodes by the metrics that count their kinds
         self._view: View | None = None  # what to act on next; None before the first episodes
 
     def step(self, active: Tensor, t_env: int, test_mode: bool = False) -> Played:
-        """Steps the ``active`` slots (B,) bool once."""
+        """Steps the ``active`` slots (B,) bool once.
+
+        Raises:
+            SimulatorError: a slot keeps losing its episodes.
+        """
         if self._view is None:
             self._view = self.env.reset()
             self.actor.start()
@@ -61,7 +76,17 @@ class Play:
         ended = (step.terminated | step.truncated) & taken
         if (ended | lost).any():
             self.actor.restart(ended | lost)
+            self._count_losses(ended, lost)
         return Played(ended, lost)
+
+    def _count_losses(self, ended: Tensor, lost: Tensor) -> None:
+        self._lost_in_a_row = (self._lost_in_a_row + lost.long()).masked_fill(ended, 0)
+        most = int(self._lost_in_a_row.max())
+        if most > self._most_lost:
+            raise SimulatorError(
+                f"An environment lost {most} episodes in a row without completing one in between"
+                f" (worker_max_restarts={self._most_lost})"
+            )
 
     def _give_up(self, slots: Tensor) -> None:
         """Forgets the running episodes in ``slots`` (B,) bool."""

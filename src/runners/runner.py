@@ -33,6 +33,8 @@ class RunnerConfig:
     """Episodes of a test."""
     runner_log_interval: int
     """Environment steps between records of training episodes."""
+    worker_max_restarts: int
+    """Episodes in a row that a slot may lose."""
     common_reward: bool
     """One reward for the team, not one per agent."""
     seed: int
@@ -82,7 +84,8 @@ class Runner:
         own = copy.copy(mac)
         actor = make_actor(own, partial(self._new_batch, device=self.config.device), env.n_envs, self._length)
         reward_size = 1 if self.config.common_reward else env.info.n_agents
-        return Play(env, actor, EpisodeStatistics(prefix, env.n_envs, reward_size), recorder)
+        statistics = EpisodeStatistics(prefix, env.n_envs, reward_size)
+        return Play(env, actor, statistics, self.config.worker_max_restarts, recorder)
 
     @torch.no_grad()
     def run(self, test_mode: bool = False) -> EpisodeBatch:
@@ -138,12 +141,16 @@ class Runner:
     ) -> EpisodeStatistics:
         """Plays ``n`` test episodes in environments made for them and returns their statistics.
 
+        Those of the tests before are closed first: there are never more than training's and as many again.
+
         Args:
             n: episodes.
             stream: name of the random stream that their seeds are spawned from.
             prefix: of the names under which the statistics would be logged.
-            watch: is shown the environments and the slots that play, (B,) bool, before each step.
+            watch: is shown the environments and the slots that play, (B,) bool, before each step of the
+                episodes that are played first, one per slot.
         """
+        self._close_test_env()
         env = make_batched(self.args, spawn(self.config.seed, f"{stream}_env", self._test_slots(n)))
         try:
             play = self._make_play(env, self.mac, prefix)
@@ -177,12 +184,17 @@ class Runner:
             for first in range(0, n, play.env.n_envs):
                 active = torch.arange(first, first + play.env.n_envs) < n
                 play.one_episode_each(active, self.t_env, test_mode)
+                play.watch = None
 
     def close_env(self) -> None:
         """Frees what the environments hold."""
         self.env.close()
+        self._close_test_env()
+
+    def _close_test_env(self) -> None:
         if self._test_env is not None:
             self._test_env.close()
+            self._test_env = None
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, statistics, running and waiting episodes, recurrent state, environments."""

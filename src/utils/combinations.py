@@ -3,10 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from utils.config import CONFIG_DIR, load
 from utils.constraints import ConfigError
 
 Config = Mapping[str, Any]
-TEAM_REWARD = {"smax": "SMAX", "sc2": "StarCraft II"}  # environments that reward the team as a whole
+TEAM_REWARD = {  # environments that reward the team as a whole
+    "smax": "SMAX", "sc2": "StarCraft II", "sc2v2": "StarCraft II", "smaclite": "SMAClite",
+}  # fmt: skip
+FRESH_PLAY = {"ppo_learner": "PPO learns from fresh episodes", "gawm_learner": "it keeps its own replay"}
+OURS = {"ppo_learner", "q_learner", "gawm_learner", "basic_mac", "latent_mac"}
+FOR_EPYMARL = ("optim_alpha", "add_value_last_step", "standardise_returns", "mask_before_softmax")
 
 
 def check(config: Config) -> None:
@@ -34,6 +40,26 @@ def _replay(config: Config) -> str | None:
     return None
 
 
+def _fresh_play(config: Config) -> str | None:
+    learner = config["learner"]
+    if learner in FRESH_PLAY and config["buffer"] != "on_policy":
+        return f"learner={learner} needs buffer=on_policy: {FRESH_PLAY[learner]}."
+    return None
+
+
+def _without_effect(config: Config) -> str | None:
+    if not {config["learner"], config["mac"]} <= OURS:
+        return None
+    defaults = load(CONFIG_DIR / "default.yaml")
+    changed = [key for key in FOR_EPYMARL if config[key] != defaults[key]]
+    if changed:
+        return (
+            f"{changed[0]} is read by components written for EPyMARL alone: it changes nothing for"
+            f" learner={config['learner']} and mac={config['mac']}, so leave it out."
+        )
+    return None
+
+
 def _hypernet_layers(config: Config) -> str | None:
     layers = config.get("hypernet_layers", 1)
     return None if layers in (1, 2) else f"hypernet_layers must be 1 or 2, not {layers}."
@@ -53,6 +79,12 @@ def _windows(config: Config) -> str | None:
     return None
 
 
+def _imagined_policy(config: Config) -> str | None:
+    if config["learner"] == "gawm_learner" and config["obs_last_action"]:
+        return "A policy learnt in imagination sees observations alone, so obs_last_action must be False."
+    return None
+
+
 def _latent_policy(config: Config) -> str | None:
     if config["mac"] != "latent_mac":
         return None
@@ -66,8 +98,11 @@ def _latent_policy(config: Config) -> str | None:
 RULES: list[Callable[[Config], str | None]] = [
     _individual_rewards,
     _replay,
+    _fresh_play,
+    _without_effect,
     _hypernet_layers,
     _attention_heads,
     _windows,
+    _imagined_policy,
     _latent_policy,
 ]

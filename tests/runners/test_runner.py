@@ -1,6 +1,7 @@
 """The runner on a toy environment: nothing lost, nothing twice, nothing mixed up."""
 
 import copy
+import itertools
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from envs.multiagentenv import EpisodeLost, SimulatorError
 from envs.subprocess_env import SubprocessEnv
 from runners import runner as runner_module
 
@@ -207,6 +209,51 @@ def test_without_a_saved_environment_a_restored_runner_starts_new_episodes(make_
 TIMEOUT = 3.0  # seconds after which a worker counts as hung
 
 
+@pytest.mark.parametrize("mac", ["RestartableMac", "EpymarlMac"])
+def test_an_environment_that_loses_every_episode_ends_the_run(make_runner, toy, monkeypatch, mac):
+    def lose(self, actions):
+        raise EpisodeLost("the connection broke")
+
+    runner = make_runner(getattr(toy, mac)())
+    monkeypatch.setattr(toy.Env, "step", lose)
+    with pytest.raises(SimulatorError, match="lost 4 episodes in a row .*worker_max_restarts=3"):
+        runner.run()
+
+
+def test_episodes_lost_now_and_then_do_not_end_the_run(make_runner, toy, monkeypatch):
+    step, calls = toy.Env.step, itertools.count()
+
+    def lose_some(self, actions):
+        if next(calls) % 20 == 0:
+            raise EpisodeLost("the connection broke")
+        return step(self, actions)
+
+    runner = make_runner(toy.RestartableMac())
+    monkeypatch.setattr(toy.Env, "step", lose_some)
+    for _ in range(20):
+        assert runner.run().batch_size == 3
+    assert runner._play.lost_episodes > 3
+
+
+def test_the_first_episodes_alone_are_watched(make_runner, toy, monkeypatch):
+    monkeypatch.setattr(runner_module, "MAX_TEST_SLOTS", 2)
+    seen = []
+    runner = make_runner(toy.RestartableMac())
+    runner.play_episodes(6, "evaluation", watch=lambda env, active: seen.append(active.tolist()))
+    assert seen[0] == [True, True]
+    assert len(seen) <= toy.LIMIT
+
+
+def test_final_tests_do_not_keep_the_environments_of_earlier_ones(make_runner, toy, monkeypatch):
+    runner = make_runner(toy.RestartableMac())
+    runner.run(test_mode=True)
+    closed = []
+    monkeypatch.setattr(runner._test_env, "close", lambda: closed.append(True))
+    runner.play_episodes(2, "final_test")
+    assert closed == [True]
+    runner.run(test_mode=True)  # which makes its own anew
+
+
 class Tormentor(threading.Thread):
     """Kills or stops one of the environment's workers every now and then, once the last one is replaced."""
 
@@ -241,7 +288,7 @@ def torment(make_runner, toy, monkeypatch, mac, seconds):
     with monkeypatch.context() as patch:
         patch.setattr(SubprocessEnv, "_replace", patient(SubprocessEnv._replace))
         patch.setattr(runner_module, "make_batched", make_batched)
-        runner = make_runner(mac)
+        runner = make_runner(mac, worker_max_restarts=1000)
         tormentor = Tormentor(runner, random.Random(1))
         tormentor.start()
         handed_out, steps, end = [], 0, time.monotonic() + seconds

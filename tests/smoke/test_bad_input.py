@@ -47,6 +47,18 @@ CASES = {
     "no StarCraft II": (["--config=qmix", "--env-config=sc2"], ["StarCraft II", "smac", "check sc2", "smax"]),
     "results folder": ([*SMAX, "local_results_path=/dev/null/x"], ["/dev/null/x", "local_results_path"]),
     "individual rewards": ([*SMAX, "common_reward=False"], ["SMAX rewards the team as a whole"]),
+    "returns that nothing standardises": (
+        [*SMAX, "standardise_returns=True"],
+        ["standardise_returns", "EPyMARL", "q_learner"],
+    ),
+    "PPO on old play": (
+        ["--config=mappo", "--env-config=smax", "with", "buffer=replay"],
+        ["ppo_learner", "buffer=on_policy"],
+    ),
+    "last actions in imagination": (
+        ["--config=gawm_small", "--env-config=smax", "with", "obs_last_action=True"],
+        ["imagination", "obs_last_action must be False"],
+    ),
     "individual rewards to mix": (
         [*GYMMA, "env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "common_reward=False"],
         ["mixer qmix"],
