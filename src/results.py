@@ -1,7 +1,7 @@
 """Answers from recorded runs: which, how good, against what; and their copies in MongoDB.
 
     python src/results.py list   --map 3m --status COMPLETED
-    python src/results.py show   RUN
+    python src/results.py show   --run RUN
     python src/results.py curves --alg qmix mappo --format csv --out curves.csv
     python src/results.py table  --at 50000 --format latex
     python src/results.py best   --key lr=0.0005 --top 5

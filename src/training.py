@@ -107,7 +107,8 @@ class Training:
     def _finish(self) -> None:
         """The last test, and the final ones. The state is saved first: a run that goes on from here, since it
         was killed or ``t_max`` was raised, makes them in its turn."""
-        self._save()
+        if self.checkpoints.current != self.t_env:
+            self._save()
         self._test()
         self._log()
         if self.args.final_test_nepisode:

@@ -29,6 +29,7 @@ class CheckpointStore:
         self.folder = folder
         self.keep = keep
         self.best: Checkpoint | None = None
+        self.current: int | None = None  # step of the last one saved, or gone on from
 
     def save(
         self,
@@ -44,6 +45,7 @@ class CheckpointStore:
         """
         notes = {**notes, "best": None if self.best is None else self.best.path.name}
         saved = format.write(self.folder / str(step), step, save_policy, states, notes)
+        self.current = step
         self._remove_unwanted(step)
         return saved
 
@@ -58,6 +60,7 @@ class CheckpointStore:
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
         """Make the best policy that ``checkpoint`` remembers the best one."""
+        self.current = checkpoint.step
         name = checkpoint.notes["best"]
         if name is not None:
             try:

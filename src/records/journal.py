@@ -112,6 +112,7 @@ class Record:
         elif kind == "artifact":
             self.artifacts = [a for a in self.artifacts if a["name"] != event["name"]] + [event]
         elif kind == "resumed":
+            self.started = {**self.started, "config": event.get("config", self.config)}
             self._truncate(event["keep"])
         elif kind == "ended":
             self.ended = event

@@ -44,7 +44,7 @@ Document = dict[str, Any]
 
 
 class BehindError(RuntimeError):
-    """The database has fewer points than it had before."""
+    """The database is not where this copy left it: it lost points, or the run was resumed meanwhile."""
 
 
 def connect(uri: str) -> Database[Document]:
@@ -101,7 +101,11 @@ class Replica:
         self.uid = record.uid
         self._epoch = len(record.kept)
         self._metrics.create_index("run_id")
-        self._runs.update_one({"_id": self.uid}, {"$setOnInsert": _new_run(record)}, upsert=True)
+        self._runs.update_one(
+            {"_id": self.uid},
+            {"$setOnInsert": _new_run(record), "$set": {"config": storable(record.config)}},
+            upsert=True,
+        )
         self._known = self._cut(record)
 
     def _cut(self, record: Record) -> dict[str, int]:
@@ -129,7 +133,7 @@ class Replica:
         """Append ``points``, those of metric ``name`` from number ``start`` on, as far as they are missing.
 
         Raises:
-            BehindError: points before ``start`` are missing, too.
+            BehindError: points before ``start`` are missing, too, or the run was resumed meanwhile.
         """
         begin = max(0, self._known.get(name, 0) - start)
         while begin < len(points):
@@ -139,7 +143,7 @@ class Replica:
                 begin += len(part)
                 self._known[name] = start + begin
             else:
-                self._known[name] = self._count(name)
+                self._known[name] = self._recount(name)
                 begin = self._known[name] - start
                 if begin < 0:
                     raise BehindError(f"{name} has {self._known[name]} points, {start} were there before")
@@ -168,9 +172,13 @@ class Replica:
         )
         return result.matched_count == 1
 
-    def _count(self, name: str) -> int:
-        found = self._metrics.find_one({"_id": _object_id(self.uid, name)}, {"n": True})
-        return found["n"] if found else 0
+    def _recount(self, name: str) -> int:
+        found = self._metrics.find_one({"_id": _object_id(self.uid, name)}, {"n": True, "epoch": True})
+        if found is None:
+            return 0
+        if found["epoch"] != self._epoch:
+            raise BehindError(f"{name} was cut off since the run was resumed")
+        return int(found["n"])
 
     def artifact(self, name: str, path: str) -> None:
         """Store the file at ``path``, relative to the run directory; one that is gone is left out."""
@@ -229,7 +237,6 @@ def _new_run(record: Record) -> Document:
         {key: entry[key] for key in ("command", "experiment", "host", "meta", "resources")}
         | {
             "format": "MongoObserver-0.7.0",
-            "config": record.config,
             "start_time": datetime.fromtimestamp(started["time"], UTC),
             "status": "RUNNING",
             "heartbeat": datetime.fromtimestamp(record.heartbeat, UTC),

@@ -70,7 +70,8 @@ class JournalObserver(RunObserver):
             )
         else:
             self.dir = self._resumed
-            self.journal = Journal.resume(self.dir, self._keep, **now)
+            config = {**config, "resume": None}  # how this part of the run began is no property of the run
+            self.journal = Journal.resume(self.dir, self._keep, config=config, **now)
         self._write_files()
         self.journal.artifact("versions.json", "versions.json")
         return self.dir.name

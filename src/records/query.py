@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from records import statistics
 from records.folder import FolderStore
 from records.store import Run, Store
-from utils.config import flatten
+from utils.config import flatten, read_value
 from utils.constraints import ConfigError, unknown
 
 TEST_METRICS = (
@@ -103,7 +102,7 @@ def _with_key(runs: list[Run], text: str) -> list[Run]:
         raise ConfigError(f"--key {text} must have the form key=value.")
     if key not in keys:
         raise unknown("configuration key", key, keys)
-    values = [value, yaml.safe_load(value)]
+    values = [value, read_value(value)]
     left = [run for run in runs if flat[run.run].get(key) in values]
     there = sorted({str(config.get(key)) for config in flat.values()})
     return _narrow(left, f"the configuration {key} of", [value], there)
@@ -191,7 +190,7 @@ def table(frame: pd.DataFrame, at: int | None = None) -> pd.DataFrame:
     rows = []
     for (task, alg), group in frame.groupby(["map", "alg"]):
         values, short = statistics.values_at(group, at)
-        row = {"map": task, "alg": alg, "seeds": len(values), "short": short}
+        row = {"map": task, "alg": alg, "seeds": len(values), "short": short, "iqm": np.nan}
         if len(values):
             low, high = map(float, statistics.interval([values]))
             quartiles = dict(zip(("q25", "median", "q75"), statistics.quartiles(values), strict=True))

@@ -40,6 +40,7 @@ class MongoReplicator(RunObserver):
         self._closing = threading.Event()
         self._progress = time.monotonic()
         self._away = False
+        self._complete = False
         self._thread = threading.Thread(target=self._work, name="mongo-replicator", daemon=True)
 
     def started_event(self, *event: Any, **named: Any) -> None:
@@ -47,13 +48,13 @@ class MongoReplicator(RunObserver):
 
     def join(self) -> None:
         """Wait for the rest of the copy as long as it makes progress."""
-        if not self._thread.is_alive():
+        if self._thread.ident is None:  # the run did not begin
             return
         self._progress = time.monotonic()
         self._closing.set()
         while self._thread.is_alive() and time.monotonic() - self._progress < PATIENCE:
             self._thread.join(0.05)
-        if self._thread.is_alive():
+        if not self._complete:
             self._log.warning(
                 "MongoDB lacks a part of this run's record; send it with: python src/results.py sync %s",
                 self._source.dir,
@@ -68,6 +69,7 @@ class MongoReplicator(RunObserver):
                     self._answered()
                     delay = BACK_OFF[0]
                     self._closing.wait(POLL)
+                self._complete = True
                 return
             except (PyMongoError, BehindError) as error:
                 self._failed(error)

@@ -9,7 +9,7 @@ from pymongo.database import Database
 from records import sacred_files
 from records.folder import read_record
 from records.journal import FILE, DamagedRecord, Record
-from records.mongo import Document, digest, send, series
+from records.mongo import BehindError, Document, digest, send, series
 
 
 def sync(database: Database[Document], directories: Iterable[Path]) -> Iterator[str]:
@@ -23,7 +23,11 @@ def sync(database: Database[Document], directories: Iterable[Path]) -> Iterator[
         except DamagedRecord as error:
             yield str(error)
             continue
-        send(database, record, directory)
+        try:
+            send(database, record, directory)
+        except BehindError as error:
+            yield f"{directory} is being copied by its own run ({error}); send it again later."
+            continue
         if record.status == "DIED" and (directory / FILE).exists():
             sacred_files.write(directory, record)
 

@@ -179,7 +179,8 @@ class Runner:
         return min(most, n)
 
     def _play_all(self, play: Play, n: int, stream: str, test_mode: bool) -> None:
-        with torch.random.fork_rng():
+        cuda = torch.device(self.config.device).type == "cuda"
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
             torch.manual_seed(spawn(self.config.seed, stream, 1)[0])
             for first in range(0, n, play.env.n_envs):
                 active = torch.arange(first, first + play.env.n_envs) < n

@@ -165,7 +165,7 @@ def change(config: dict[str, Any], assignments: Iterable[tuple[str, str]]) -> di
     defaults = flatten(config)
     for path, raw in assignments:
         default = _default_of(path, defaults)
-        _assign(config, path, constraints.check(path, _value(raw, default), default))
+        _assign(config, path, constraints.check(path, read_value(raw, default), default))
     for path, value in flatten(config).items():
         if constraints.names(path):
             _assign(config, path, constraints.check(path, value, defaults.get(path)))
@@ -258,7 +258,7 @@ def _hint_path(path: str, known: list[str]) -> str:
     return hint(path, same_leaf, cutoff=0) or hint(path, same_group or known, cutoff=cutoff)
 
 
-def _value(raw: str, default: Any) -> Any:
+def read_value(raw: str, default: Any = None) -> Any:
     """Return the value ``raw`` spells: a text where the default is one, else a Python or YAML literal."""
     value: Any = raw
     if raw.lower() in WORDS:

@@ -7,7 +7,10 @@ _requested = False
 
 
 def install() -> None:
-    """Let the first SIGINT or SIGTERM raise KeyboardInterrupt and later ones not disturb the closing."""
+    """Let the first SIGINT or SIGTERM raise KeyboardInterrupt, and a SIGINT after it not disturb the closing.
+
+    A second SIGTERM ends the process at once, should the closing hang.
+    """
     signal.signal(signal.SIGINT, _handle)
     signal.signal(signal.SIGTERM, _handle)
 

@@ -37,7 +37,7 @@ def seed_global_generators(seed: int) -> None:
 
 
 class GlobalGenerators:
-    """The state of what :func:`seed_global_generators` seeds, torch's generators on GPUs included."""
+    """The state of what :func:`seed_global_generators` seeds, that of torch on the GPU in use included."""
 
     def state_dict(self) -> dict[str, Any]:
         import torch
@@ -48,7 +48,7 @@ class GlobalGenerators:
             "python": random.getstate(),
             "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": words}},
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -60,8 +60,8 @@ class GlobalGenerators:
         inner = state["numpy"]["state"]
         np.random.set_state({**state["numpy"], "state": {**inner, "key": inner["key"].numpy()}})
         torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
 
 
 def draw_seed() -> int:

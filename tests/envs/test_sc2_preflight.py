@@ -168,10 +168,21 @@ def test_folders_of_dead_processes_are_swept_and_others_kept(monkeypatch, tmp_pa
     dead.wait()
     left = sc2_folders.games_root() / str(dead.pid)
     (left / "sc-abc").mkdir(parents=True)
+    taken_over = sc2_folders.games_root() / "1"  # by a process of another user, which can't be signalled
+    taken_over.mkdir()
     own = sc2_folders.own_folder()
     (own / "sc-def").mkdir()
+    kill = os.kill
+
+    def refuse(pid, number):
+        if pid == 1:
+            raise PermissionError
+        kill(pid, number)
+
+    monkeypatch.setattr(sc2_folders.os, "kill", refuse)
     sc2_folders.sweep()
     assert not left.exists()
+    assert not taken_over.exists()
     sc2_folders.remove_own_folder()
     assert own.exists()  # a game still uses it
     (own / "sc-def").rmdir()

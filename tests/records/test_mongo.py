@@ -13,7 +13,9 @@ from pymongo import MongoClient
 from records import sync
 from records.folder import run_directories
 from records.journal import Journal, Series, read_journal
-from records.mongo import connect, digest, send, series
+from records.mongo import BehindError, connect, digest, send, series
+from records.observer import JournalObserver
+from records.replicator import MongoReplicator
 from utils.constraints import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,6 +236,34 @@ def test_several_resumes_cut_what_was_dropped(mongo_uri, tmp_path):
             assert list(sync.verify(database, [directory])) == []
     stored = database.metrics.find_one({"run_id": read_journal(directory).uid, "name": "loss"})
     assert stored["steps"] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_copy_that_a_resume_overtakes_is_told_so(mongo_uri, tmp_path):
+    database, directory = connect(mongo_uri), tmp_path / "1"
+    journal = _journal(directory, 5)
+    early = send(database, read_journal(directory), directory)
+    journal.metric("loss", 5, 5.0)
+    points = read_journal(directory).metrics["loss"]
+    journal.close()
+    Journal.resume(directory, 5).close()
+    send(database, read_journal(directory), directory)
+    with pytest.raises(BehindError, match="resumed"):
+        early.push("loss", 5, Series(points.steps[5:], points.values[5:], points.times[5:]))
+
+
+def test_a_copy_that_fails_is_named_at_the_end(mongo_uri, tmp_path, monkeypatch, caplog):
+    def fail(self):
+        raise ValueError("no event of a journal")
+
+    monkeypatch.setattr("records.replicator._Copy.step", fail)
+    monkeypatch.setattr("threading.excepthook", lambda details: None)
+    observer = JournalObserver(tmp_path, ["trainer"], {})
+    observer.dir = tmp_path / "1"
+    _journal(observer.dir, 3).close()
+    copy = MongoReplicator(observer, connect(mongo_uri), mongo_uri)
+    copy.started_event()
+    copy.join()
+    assert "MongoDB lacks a part of this run's record" in caplog.text
 
 
 def test_verify_names_each_difference(mongo_uri, tmp_path):

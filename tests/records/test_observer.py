@@ -112,6 +112,16 @@ def test_a_resumed_run_continues_its_record(tmp_path):
     assert json.loads((second.dir / "metrics.json").read_text())["loss"]["values"][-1] == 9.0
 
 
+def test_what_a_resume_changes_is_part_of_the_record(tmp_path, monkeypatch):
+    first = _run(tmp_path, lambda run, observer: None)
+    monkeypatch.setitem(CONFIG, "t_max", 2000)
+    monkeypatch.setitem(CONFIG, "resume", str(first.dir))
+    _run(tmp_path, lambda run, observer: None, resumed=first.dir, keep=0)
+    config = read_journal(first.dir).config
+    assert (config["t_max"], config["resume"]) == (2000, None)
+    assert json.loads((first.dir / "config.json").read_text())["t_max"] == 2000
+
+
 def test_an_artifact_from_elsewhere_is_copied(tmp_path):
     def body(run, observer):
         path = tmp_path / "note.txt"

@@ -77,6 +77,14 @@ def test_table_and_best(ask, tmp_path):
     text = (tmp_path / "a" / "table.tex").read_text()
     assert r"3m & $\mathbf{0.92}" in text
     assert text.count(r"\\") == 3
+    code, out, _ = ask("table", "--at", "10000000", "--format", "latex")
+    assert code == 0
+    assert "3m & --" in out
+
+
+def test_values_of_keys_are_read_as_on_the_command_line(ask):
+    found = [ask("list", "--key", f"lr={spelling}")[1] for spelling in ("0.0005", "5e-4")]
+    assert found[0] == found[1]
 
 
 def test_curves_in_the_form_of_marl_eval(ask):
