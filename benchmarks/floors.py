@@ -1,6 +1,6 @@
 """What players that learn nothing reach on SMAX: the floors under every learning curve.
 
-    python benchmarks/floors.py --maps 3m,corridor --battles 1000 --csv benchmarks/results/smax_floors.csv
+    python benchmarks/floors.py --maps 3m,corridor --battles 1000 --csv benchmarks/smax_floors.csv
 
 Every battle is the first one of a seed of its own, so that short battles don't count more than long ones.
 """
