@@ -82,3 +82,13 @@ def test_agents_have_values_of_their_own():
     batch = make_batch()
     values = make_critic("cv_critic", batch)(batch)
     assert not torch.allclose(values[:, :, 0], values[:, :, 1])
+
+
+@pytest.mark.parametrize("name", ["ac_critic", "cv_critic"])
+def test_values_are_those_of_the_network_on_inputs_with_one_hot_numbers_appended(name):
+    batch = make_batch()
+    critic = make_critic(name, batch)
+    inputs = critic.inputs(batch).expand(-1, -1, N_AGENTS, -1)
+    numbers = torch.eye(N_AGENTS).expand(B, T, -1, -1)
+    expected = critic.rest(critic.first(torch.cat([inputs, numbers], dim=-1)))
+    torch.testing.assert_close(critic(batch), expected)

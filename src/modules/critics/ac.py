@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from modules.critics.value_critic import ValueCritic
@@ -15,9 +14,9 @@ class ACCritic(ValueCritic):
 
     def inputs(self, batch: Any, ts: slice = slice(None)) -> Tensor:
         """Inputs (batch, T, n_agents, size) at the steps `ts`."""
-        obs = batch["obs"][:, ts]
-        return torch.cat([obs, self.agent_ids(obs)], dim=-1)
+        obs: Tensor = batch["obs"][:, ts]
+        return obs
 
-    def input_size(self, scheme: dict[str, Any]) -> int:
-        """Length of one agent's input."""
-        return int(scheme["obs"]["vshape"]) + self.config.n_agents
+    def sees(self, scheme: dict[str, Any]) -> int:
+        """Length of one agent's observation."""
+        return int(scheme["obs"]["vshape"])

@@ -18,7 +18,7 @@ class CentralVCritic(ValueCritic):
     """
 
     def inputs(self, batch: Any, ts: slice = slice(None)) -> Tensor:
-        """Inputs (batch, T, n_agents, size) at the steps `ts`."""
+        """Inputs (batch, T, 1, size) at the steps `ts`, the same for all agents."""
         parts = [batch["state"][:, ts]]
         if self.config.obs_individual_obs:
             parts.append(batch["obs"][:, ts].flatten(2))
@@ -26,15 +26,13 @@ class CentralVCritic(ValueCritic):
             onehot = batch["actions_onehot"]
             previous = torch.cat([torch.zeros_like(onehot[:, :1]), onehot[:, :-1]], dim=1)
             parts.append(previous[:, ts].flatten(2))
-        shared = torch.cat(parts, dim=-1).unsqueeze(2).expand(-1, -1, self.config.n_agents, -1)
-        return torch.cat([shared, self.agent_ids(shared)], dim=-1)
+        return torch.cat(parts, dim=-1).unsqueeze(2)
 
-    def input_size(self, scheme: dict[str, Any]) -> int:
-        """Length of one agent's input."""
-        n_agents = self.config.n_agents
-        size = int(scheme["state"]["vshape"]) + n_agents
+    def sees(self, scheme: dict[str, Any]) -> int:
+        """Length of the input that all agents share."""
+        size = int(scheme["state"]["vshape"])
         if self.config.obs_individual_obs:
-            size += int(scheme["obs"]["vshape"]) * n_agents
+            size += int(scheme["obs"]["vshape"]) * self.config.n_agents
         if self.config.obs_last_action:
-            size += int(scheme["actions_onehot"]["vshape"][0]) * n_agents
+            size += int(scheme["actions_onehot"]["vshape"][0]) * self.config.n_agents
         return size

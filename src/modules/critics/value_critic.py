@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from utils.typed_args import read
 
@@ -39,30 +39,29 @@ class ValueCritic(nn.Module, ABC):
         super().__init__()
         self.config = read(CriticConfig, args)
         width = self.config.hidden_dim
-        self.net = nn.Sequential(
-            nn.Linear(self.input_size(scheme), width), nn.ReLU(),
-            nn.Linear(width, width), nn.ReLU(),
-            nn.Linear(width, 1),
-        )  # fmt: skip
+        self.input_size = self.sees(scheme)
+        self.first = nn.Linear(self.input_size + self.config.n_agents, width)
+        self.rest = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
 
     @abstractmethod
     def inputs(self, batch: Any, ts: slice = slice(None)) -> Tensor:
-        """Inputs (batch, T, n_agents, size) at the steps `ts`."""
+        """Inputs at the steps `ts` but for the agent's number: (batch, T, n_agents, size), or
+        (batch, T, 1, size) where all agents have the same."""
 
     @abstractmethod
-    def input_size(self, scheme: dict[str, Any]) -> int:
-        """Length of one agent's input."""
+    def sees(self, scheme: dict[str, Any]) -> int:
+        """Length of such an input."""
 
     def forward(self, batch: Any, t: int | None = None) -> Tensor:
         """Values (batch, T, n_agents, 1) of all steps, or of step `t` alone with T = 1."""
         return self.values(self.inputs(batch, slice(None) if t is None else slice(t, t + 1)))
 
     def values(self, inputs: Tensor) -> Tensor:
-        """Values (..., 1) of `inputs` (..., size)."""
-        values: Tensor = self.net(inputs)
-        return values
+        """Values (..., n_agents, 1) of `inputs` (..., n_agents or 1, size).
 
-    def agent_ids(self, like: Tensor) -> Tensor:
-        """One-hot agent numbers (batch, T, n_agents, n_agents) beside inputs (batch, T, n_agents, ...)."""
-        ids = torch.eye(self.config.n_agents, device=like.device)
-        return ids.expand(*like.shape[:2], -1, -1)
+        An agent's one-hot number picks a column of the first layer's weights; added to the rest of that layer
+        it need not be appended to the input, and an input that all agents share is multiplied once.
+        """
+        of_inputs, of_numbers = self.first.weight.split([self.input_size, self.config.n_agents], dim=1)
+        values: Tensor = self.rest(F.linear(inputs, of_inputs, self.first.bias) + of_numbers.T)
+        return values
