@@ -20,6 +20,7 @@ from utils.constraints import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS, INTERVAL = 50, 0.06
+LOADED = 0.5  # seconds that a process may have to wait for a busy machine while it logs
 CONFIG = {"name": "qmix", "seed": 3, "env": "smax", "env_args": {"map_name": "3m"}}
 
 
@@ -43,7 +44,7 @@ class Trainer:
         self.process.communicate()
 
     def finish(self) -> tuple[float, str]:
-        """Return the seconds that training took and what was said on stderr."""
+        """Return the seconds that training spent in logging and what was said on stderr."""
         out, err = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, err
         return float(out.split()[1]), err
@@ -68,7 +69,7 @@ def _complete(trainer: Trainer) -> None:
     assert record.status == "COMPLETED"
 
 
-def _undisturbed_time() -> float:
+def _training_time() -> float:
     return POINTS * INTERVAL
 
 
@@ -143,7 +144,7 @@ def test_a_fault_of_the_server_loses_and_doubles_nothing(mongo_server, tmp_path,
     trainer = fault(mongo_server, lambda: Trainer(root, mongo_server.uri))
     took, err = trainer.finish()
     _complete(trainer)
-    assert took < 1.05 * _undisturbed_time() + 0.5  # the sleeps of a loaded machine are a little longer
+    assert took < 0.05 * _training_time() + LOADED
     assert "Traceback" not in err
     if fault in (killed_for_good, hung):
         assert f"sync {trainer.directory}" in err
@@ -182,8 +183,8 @@ def test_a_server_hung_for_a_minute_is_waited_for_by_nobody(mongo_server, tmp_pa
     trainer = hung(mongo_server, lambda: Trainer(tmp_path / "runs", mongo_server.uri))
     begin = time.monotonic()
     took, _ = trainer.finish()
-    assert took < 1.05 * _undisturbed_time() + 0.5
-    assert time.monotonic() - begin < _undisturbed_time() + 10
+    assert took < 0.05 * _training_time() + LOADED
+    assert time.monotonic() - begin < _training_time() + 10
     time.sleep(60)
     mongo_server.tell("normal")
     _synced(mongo_server.uri, tmp_path / "runs")
