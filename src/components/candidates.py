@@ -80,7 +80,7 @@ class Candidates:
         """Errors (M,) predicted for states (M, n, ...) and what follows under the policy, added up."""
         errors = self.predictor(state.features).mean(dim=-1)
         for _ in range(self.config.candidate_predictions - 1):
-            moment = Moment(state, *decode(self.model.predict(state.features), state.living), actor_hidden)
+            moment = Moment(state, *decode(self.model.sight(state.features), state.living), actor_hidden)
             actions, _, actor_hidden = act(self.mac, moment)
             state = self.model.imagine(state, actions)
             errors = errors + self.predictor(state.features).mean(dim=-1)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
-from modules.world_models.world_model import LatentState, Prediction, WorldModel
+from modules.world_models.world_model import LatentState, Sight, WorldModel
+from utils.rl_utils import log_softmax
 
 
 class Moment(NamedTuple):
@@ -53,24 +54,13 @@ def imagine(
     for _ in range(horizon):
         decision = act(mac, moment)
         state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
-        predicted = model.predict(state.features)
-        outcome = model.team_reward(predicted), model.team_continue(predicted)
-        steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs, *outcome))
+        steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs))
         features.append(state.features)
-        moment = Moment(state, *decode(predicted, state.living), decision.actor_hidden)
-    obs, avail, actions, log_probs, reward, continues = (
-        torch.stack(part, dim=1) for part in zip(*steps, strict=True)
-    )
-    return Imagined(
-        obs,
-        avail,
-        actions,
-        log_probs,
-        start.actor_hidden,
-        torch.stack(features, dim=1),
-        reward,
-        continues,
-    )
+        moment = Moment(state, *decode(model.sight(features[-1]), state.living), decision.actor_hidden)
+    obs, avail, actions, log_probs = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
+    visited = torch.stack(features, dim=1)
+    reward, continues = model.team_outcome(visited[:, 1:, :, : model.width])
+    return Imagined(obs, avail, actions, log_probs, start.actor_hidden, visited, reward, continues)
 
 
 def act(mac: BasicMAC, moment: Moment) -> Decision:
@@ -83,22 +73,22 @@ def act(mac: BasicMAC, moment: Moment) -> Decision:
     return Decision(actions, log_probs, hiddens[:, 0])
 
 
-def decode(predicted: Prediction, living: Tensor) -> tuple[Tensor, Tensor]:
+def decode(sight: Sight, living: Tensor) -> tuple[Tensor, Tensor]:
     """Sample what the agents see next, of whom some are ``living`` (N, n).
 
     Returns:
         Observations (N, n, obs_size), zero for the dead, and availability (N, n, n_actions) bool with at
         least one action each.
     """
-    avail = torch.rand_like(predicted.avail_logits) < predicted.avail_logits.sigmoid()
-    likeliest = predicted.avail_logits.argmax(dim=-1, keepdim=True)
+    avail = torch.rand_like(sight.avail_logits) < sight.avail_logits.sigmoid()
+    likeliest = sight.avail_logits.argmax(dim=-1, keepdim=True)
     avail = avail.scatter(-1, likeliest, True)
-    return predicted.obs * living.unsqueeze(-1), avail
+    return sight.obs * living.unsqueeze(-1), avail
 
 
 def masked_log_softmax(logits: Tensor, avail_actions: Tensor) -> Tensor:
     """Log-probabilities (..., n_actions) in which an unavailable action has exactly no chance."""
-    return torch.log_softmax(BasicMAC.masked(logits.float(), avail_actions), dim=-1)
+    return log_softmax(BasicMAC.masked(logits.float(), avail_actions))
 
 
 def sample_categorical(probs: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from components.standarize_stream import RunningMeanStd
 from controllers.basic_controller import can_unroll, sequence_outputs
 from modules.critics import REGISTRY as critic_REGISTRY
 from utils.guards import check_all_finite
-from utils.rl_utils import lambda_returns, masked_mean, standardised, step_mask
+from utils.rl_utils import lambda_returns, log_softmax, masked_mean, standardised, step_mask
 from utils.typed_args import read
 
 
@@ -148,12 +148,12 @@ class PPOLearner:
         """
         if not (can_unroll(self.mac) and hasattr(self.critic, "inputs")):
             logits = sequence_outputs(self.mac, batch)[:, :-1]
-            steps["old_log_pi"] = taken_log_pi(logits.log_softmax(-1), steps["actions"])
+            steps["old_log_pi"] = taken_log_pi(log_softmax(logits), steps["actions"])
             return {}, self.critic(batch).squeeze(-1)
         steps["agent_inputs"] = self.mac.sequence_inputs(batch)[:, :-1]
         outputs, hiddens = self.mac.run_agent(steps["agent_inputs"])
         logits = self.mac.masked(outputs, steps["avail_actions"])
-        steps["old_log_pi"] = taken_log_pi(logits.log_softmax(-1), steps["actions"])
+        steps["old_log_pi"] = taken_log_pi(log_softmax(logits), steps["actions"])
         critic_inputs = self.critic.inputs(batch)
         steps["critic_inputs"] = critic_inputs[:, :-1]
         before = torch.cat([self.mac.initial_hidden(batch.batch_size).unsqueeze(1), hiddens[:, :-1]], dim=1)
@@ -171,7 +171,7 @@ class PPOLearner:
     def _step(self, data: Chunks, batch: EpisodeBatch, logs: bool) -> dict[str, Tensor]:
         """One gradient step of actor and critic; returns what must be finite, and what else is logged."""
         logits, values = self._forward(data, batch)
-        log_pi = logits.log_softmax(dim=-1)
+        log_pi = log_softmax(logits)
         deciding, advantages = data["deciding"], data["advantages"]
         ratio = (taken_log_pi(log_pi, data["actions"]) - data["old_log_pi"]).exp()
         clipped = ratio.clamp(1 - self.config.eps_clip, 1 + self.config.eps_clip)

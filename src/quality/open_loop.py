@@ -56,7 +56,7 @@ class Measured:
     def outlook(self, features: Tensor) -> Outlook:
         predicted = self.model.predict(features)
         return Outlook(
-            obs=predicted.obs,
+            obs=predicted.sight.obs,
             reward=self.model.reward_code.mean(predicted.reward_logits),
             continues=torch.sigmoid(predicted.continue_logits),
         )

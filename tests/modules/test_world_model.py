@@ -90,7 +90,7 @@ def test_the_scan_is_the_imagined_recurrence_on_posterior_latents() -> None:
     torch.nn.init.constant_(model.alive_head[-1].bias, 50.0)  # type: ignore[arg-type]
     ahead = model.imagine(now, data.actions[:, 0])
     assert torch.allclose(ahead.h, state.h[:, 1], atol=1e-6)
-    one_hot = ahead.z.detach().view(2, N_AGENTS, 4, 5)  # straight-through leaves rounding errors
+    one_hot = ahead.z.detach().view(2, N_AGENTS, 5, 4).mT  # straight-through leaves rounding errors
     assert torch.allclose(one_hot.sort(dim=-1).values, torch.tensor([0.0, 0, 0, 0, 1]), atol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_what_comes_of_an_action_is_foretold_before_a_latent_is_drawn() -> None:
     here, there = model.predict(state.features), model.predict(other.features)
     for head in ("alive_logits", "reward_logits", "continue_logits"):
         assert torch.equal(getattr(here, head), getattr(there, head))
-    assert not torch.allclose(here.obs, there.obs)
+    assert not torch.allclose(here.sight.obs, there.sight.obs)
 
 
 def test_gradients_reach_every_part() -> None:
@@ -137,14 +137,14 @@ def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:
     predicted = model.predict(state.features)
     living = [0, 2]
     target = data.obs[:, :, living].flatten(0, 2)
-    error = (predicted.obs[:, :, living].flatten(0, 2) - target).square().mean(dim=0)
+    error = (predicted.sight.obs[:, :, living].flatten(0, 2) - target).square().mean(dim=0)
     standardised = error / (target.var(dim=0, correction=0) + 0.01)
     assert terms["wm_obs_loss"].item() == pytest.approx(0.5 * standardised.sum().item(), rel=1e-4)
 
 
 def _tangent(gradient: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
     """The part of a gradient that moves the logits."""
-    return probs * (gradient - (gradient * probs).sum(dim=-1, keepdim=True))
+    return probs * (gradient - (gradient * probs).sum(dim=-2, keepdim=True))
 
 
 def test_kl_and_sampling_agree_with_torch_distributions() -> None:
@@ -152,7 +152,7 @@ def test_kl_and_sampling_agree_with_torch_distributions() -> None:
     torch.manual_seed(0)
     posterior, prior = latents.probs(torch.randn(7, 12)), latents.probs(torch.randn(7, 12))
     both = [posterior.requires_grad_(), prior.requires_grad_()]
-    reference = kl_divergence(Categorical(posterior), Categorical(prior)).sum(dim=-1)
+    reference = kl_divergence(Categorical(posterior.mT), Categorical(prior.mT)).sum(dim=-1)
     to_posterior, to_prior = torch.autograd.grad(reference.sum(), both)
     for_prior, for_posterior = latents.balanced_kl(posterior, prior)
     for kl, trained, other, expected in (
@@ -167,19 +167,19 @@ def test_kl_and_sampling_agree_with_torch_distributions() -> None:
     posterior, prior = posterior.detach(), prior.detach()
     assert posterior.min() >= 0.05 / 4 - 1e-7
     draws = latents.sample(posterior.expand(20000, -1, -1, -1), torch.rand(20000, 7, 3))
-    assert torch.allclose(draws.view(20000, 7, 3, 4).mean(dim=0), posterior, atol=0.02)
+    assert torch.allclose(draws.view(20000, 7, 4, 3).mean(dim=0), posterior, atol=0.02)
 
 
 def test_sampling_passes_gradients_straight_through() -> None:
     latents = CategoricalLatents(groups=2, classes=3, uniform_mix=0.0)
-    probs = torch.full((1, 2, 3), 1 / 3, requires_grad=True)
+    probs = torch.full((1, 3, 2), 1 / 3, requires_grad=True)
     sample = latents.sample(probs, torch.rand(1, 2))
     weights = torch.arange(6.0)
     (sample * weights).sum().backward()
     assert probs.grad is not None
     assert torch.equal(probs.grad.flatten(), weights)
     extremes = latents.sample(probs.detach(), torch.tensor([[0.0, 1.0 - 2**-24]]))
-    assert extremes.view(2, 3).argmax(dim=-1).tolist() == [0, 2]
+    assert extremes.view(3, 2).argmax(dim=0).tolist() == [0, 2]
 
 
 def test_two_hot_means_and_minimises_at_the_target() -> None:

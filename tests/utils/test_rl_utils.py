@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.rl_utils import lambda_returns, masked_mean, standardised, step_mask
+from utils.rl_utils import lambda_returns, log_softmax, masked_mean, standardised, step_mask
 
 GAMMA = 0.9
 
@@ -81,3 +81,15 @@ def test_masked_statistics_ignore_masked_entries():
     scaled = standardised(values, mask)[:, :2]
     assert abs(scaled.mean().item()) < 1e-6
     assert scaled.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("outcomes", [1, 8, 15, 16, 30])
+def test_log_softmax_is_torchs_with_its_gradient(outcomes):
+    torch.manual_seed(0)
+    ours = (10 * torch.randn(4, 3, outcomes)).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    weights = torch.randn(4, 3, outcomes)
+    (log_softmax(ours) * weights).sum().backward()
+    (torch.log_softmax(theirs, dim=-1) * weights).sum().backward()
+    torch.testing.assert_close(log_softmax(ours), torch.log_softmax(theirs, dim=-1))
+    torch.testing.assert_close(ours.grad, theirs.grad)

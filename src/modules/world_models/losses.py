@@ -68,11 +68,11 @@ def _terms(
     kl_prior, kl_posterior = model.latents.balanced_kl(posterior, model.prior(state.h))
     kl = config.wm_kl_prior * kl_prior + config.wm_kl_posterior * kl_posterior
     reward, continues = (x.unsqueeze(-1).expand_as(living) for x in (data.trend, data.continues))
-    may = _log_odds_loss(predicted.avail_logits, data.avail_actions.float()).sum(dim=-1)
+    may = _log_odds_loss(predicted.sight.avail_logits, data.avail_actions.float()).sum(dim=-1)
     terms = {
         "wm_kl": _Term(kl, living),
         "wm_obs_loss": _Term(
-            _obs_losses(model, predicted.obs, data.obs, living), living, config.wm_obs_scale
+            _obs_losses(model, predicted.sight.obs, data.obs, living), living, config.wm_obs_scale
         ),
         "wm_avail_loss": _Term(may, everywhere),
         "wm_alive_loss": _Term(_log_odds_loss(predicted.alive_logits, living.float()), acted),

@@ -65,11 +65,17 @@ class LatentState(NamedTuple):
         return self.z.any(dim=-1)
 
 
-class Prediction(NamedTuple):
-    """What every agent's heads say of one time step."""
+class Sight(NamedTuple):
+    """What the local heads say that an agent sees, were it alive, and may do."""
 
     obs: Tensor  # (..., n_agents, obs_size)
     avail_logits: Tensor  # (..., n_agents, n_actions) log-odds that an action may be taken
+
+
+class Prediction(NamedTuple):
+    """What every agent's heads say of one time step."""
+
+    sight: Sight
     alive_logits: Tensor  # (..., n_agents) log-odds that the agent is alive
     reward_logits: Tensor  # (..., n_agents, numbers) as `reward_code` has the team reward of arriving here
     continue_logits: Tensor  # (..., n_agents) log-odds that the task goes on
@@ -129,7 +135,7 @@ class WorldModel(nn.Module):
             is_first: (B, T) bool, where an episode begins; the first step of a window always begins anew.
 
         Returns:
-            The latent states (B, T, n, ...) and the posterior probabilities (B, T, n, groups, classes).
+            The latent states (B, T, n, ...) and the posterior probabilities (B, T, n, classes, groups).
         """
         batch, time = is_first.shape
         # Cut into steps by unbind, whose gradient is one stack; that of indexing fills all steps for each.
@@ -157,7 +163,7 @@ class WorldModel(nn.Module):
         return LatentState(h, drawn * alive(obs).unsqueeze(-1))
 
     def prior(self, h: Tensor) -> Tensor:
-        """(..., n, width) deterministic states -> (..., n, groups, classes) prior probabilities."""
+        """(..., n, width) deterministic states -> (..., n, classes, groups) prior probabilities."""
         return self.latents.probs(self.prior_head(h))
 
     def imagine(self, state: LatentState, actions: Tensor) -> LatentState:
@@ -182,27 +188,31 @@ class WorldModel(nn.Module):
         """Run every head on (..., n, feature_size); float32 in any precision."""
         h = features[..., : self.width]
         return Prediction(
-            obs=self.obs_head(features).float(),
-            avail_logits=self.avail_head(features).float(),
+            self.sight(features),
             alive_logits=self._alive_logits(h),
             reward_logits=self.reward_head(h).float(),
-            continue_logits=self.continue_head(h).squeeze(-1).float(),
+            continue_logits=self._continue_logits(h),
         )
+
+    def sight(self, features: Tensor) -> Sight:
+        """Run the local heads alone on (..., n, feature_size)."""
+        return Sight(self.obs_head(features).float(), self.avail_head(features).float())
+
+    def team_outcome(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """What it brings the team to arrive at deterministic states (..., n, width).
+
+        Returns:
+            The expected reward (...) and the probability (...) that the task goes on, each the mean over what
+            the agents predict.
+        """
+        rewards = self.reward_code.mean(self.reward_head(h).float())
+        return rewards.mean(dim=-1), self._continue_logits(h).sigmoid().mean(dim=-1)
 
     def _alive_logits(self, h: Tensor) -> Tensor:
         return self.alive_head(h).squeeze(-1).float()
 
-    def agent_rewards(self, prediction: Prediction) -> Tensor:
-        """(..., n) expected team reward, as each agent predicts it."""
-        return self.reward_code.mean(prediction.reward_logits)
-
-    def team_reward(self, prediction: Prediction) -> Tensor:
-        """(...) expected team reward, the mean over what the agents predict."""
-        return self.agent_rewards(prediction).mean(dim=-1)
-
-    def team_continue(self, prediction: Prediction) -> Tensor:
-        """(...) probability that the task goes on, the mean over what the agents predict."""
-        return torch.sigmoid(prediction.continue_logits).mean(dim=-1)
+    def _continue_logits(self, h: Tensor) -> Tensor:
+        return self.continue_head(h).squeeze(-1).float()
 
     def _posterior(self, embedded: Tensor, h: Tensor) -> Tensor:
         fused = self.obs_fusion(torch.cat([embedded, h], dim=-1))
