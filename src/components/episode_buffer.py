@@ -131,7 +131,7 @@ class EpisodeBatch:
         if isinstance(value, list | tuple):
             value = np.asarray(value)
         value = torch.as_tensor(value, dtype=target.dtype, device=target.device)
-        shape = target[place].shape
+        shape = _shape_at(target, place)
         if [n for n in value.shape if n != 1] != [n for n in shape if n != 1]:
             raise ValueError(f"Field '{key}': shape {tuple(value.shape)} does not fit {tuple(shape)}.")
         value = value.reshape(shape)
@@ -246,6 +246,14 @@ def _keep_dimension(part: Any) -> Index:
         return part
     i = operator.index(part)
     return slice(i, i + 1 if i != -1 else None)
+
+
+def _shape_at(target: Tensor, place: tuple[Index, ...]) -> torch.Size:
+    """Shape of ``target[place]``; two index tensors pair up, and what they pick is not copied for it."""
+    slots = place[0]
+    if isinstance(slots, Tensor) and slots.dtype == torch.long and isinstance(place[-1], Tensor):
+        return torch.Size([len(slots), *target.shape[len(place) :]])
+    return target[place].shape
 
 
 def _count(part: Index, size: int) -> int:

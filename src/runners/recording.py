@@ -29,14 +29,16 @@ class Recorder:
     def add(self, view: View, actions: Tensor, step: BatchedStep, active: Tensor) -> None:
         """Records one step of the ``active`` slots (B,) bool: what was seen, done, and came of it."""
         slots = active.nonzero().flatten()
-        seen = {key: value[slots] for key, value in view._asdict().items()}
-        done = {
-            "actions": actions[slots].unsqueeze(-1),
-            "reward": step.reward[slots],
-            "terminated": step.terminated[slots].unsqueeze(-1),
+        record = {
+            **view._asdict(),
+            "actions": actions.unsqueeze(-1),
+            "reward": step.reward,
+            "terminated": step.terminated.unsqueeze(-1),
         }
-        self._running.update(seen | done, bs=slots, ts=self._t[slots])
-        self._t[slots] += 1
+        if len(slots) < len(active):
+            record = {key: value[slots] for key, value in record.items()}
+        self._running.update(record, bs=slots, ts=self._t[slots])
+        self._t += active
         ended = (active & (step.terminated | step.truncated)).nonzero().flatten()
         if len(ended):
             arrived = {key: value[ended] for key, value in step.arrived._asdict().items()}
