@@ -28,6 +28,9 @@ class CandidatesConfig:
 class Candidates:
     """Chooses imagined states by the error predicted for what follows from them.
 
+    Of the dead nothing is seen, so little is got wrong: if they counted, the candidates in which most die
+    would be chosen. Hence candidates share who lives, and errors are those of the living.
+
     Args:
         model: the world model.
         mac: whose policy continues the candidates.
@@ -41,16 +44,18 @@ class Candidates:
             self.predictor.parameters(), lr=config.error_predictor_lr, eps=1e-5, fused=True
         )
 
-    def train(self, loss: WorldModelLoss, is_first: Tensor) -> dict[str, Tensor]:
-        """One step towards the losses that the model has just had, from the states that it foresaw there.
+    def train(self, model: WorldModel, loss: WorldModelLoss, is_first: Tensor) -> dict[str, Tensor]:
+        """One step towards the losses that a model has just had, from the states that it foresaw there.
 
         Args:
+            model: the one that learns.
             loss: of windows (B, T).
             is_first: (B, T) bool.
         """
+        living = loss.state.living
         with torch.no_grad():
-            foreseen = self.model.foresee(loss.state.h).features
-        counts = has_past(is_first).unsqueeze(-1)
+            foreseen = model.foresee(loss.state.h, living).features
+        counts = has_past(is_first).unsqueeze(-1) & living
         error_loss = masked_mean(self.predictor.loss(foreseen, loss.per_agent), counts)
         self.optimiser.zero_grad()
         error_loss.backward()
@@ -61,12 +66,15 @@ class Candidates:
     def advance(self, moment: Moment, decision: Decision) -> LatentState:
         """The next states (N, n, ...) of the candidates with the least predicted error.
 
-        All candidates of a moment share its joint action, and so the deterministic state that it leads to.
+        All candidates of a moment share its joint action, and so the deterministic state that it leads to,
+        and who lives there.
         """
         k = self.config.candidates
         h = self.model.advance(moment.state, decision.actions)
-        first = self.model.foresee(h.repeat_interleave(k, dim=0))
-        errors = self.foreseen_errors(first, decision.actor_hidden.repeat_interleave(k, dim=0))
+        shared = (h, self.model.draw_living(h), decision.actor_hidden)
+        h_of_each, living, actor_hidden = (part.repeat_interleave(k, dim=0) for part in shared)
+        first = self.model.foresee(h_of_each, living)
+        errors = self.foreseen_errors(first, actor_hidden)
         chosen = torch.arange(len(h), device=h.device) * k + self.choose(errors.view(-1, k))
         return LatentState(h, first.z[chosen])
 
@@ -77,14 +85,24 @@ class Candidates:
         return errors.argmin(dim=1)
 
     def foreseen_errors(self, state: LatentState, actor_hidden: Tensor) -> Tensor:
-        """Errors (M,) predicted for states (M, n, ...) and what follows under the policy, added up."""
-        errors = self.predictor(state.features).mean(dim=-1)
+        """Errors (M,) predicted for states (M, n, ...) and what follows under the policy, added up.
+
+        At each step it is the mean over the living; where nobody lives any more, the one before goes on.
+        """
+        error = self._error(state, torch.zeros_like(state.h[:, 0, 0]))
+        errors = error
         for _ in range(self.config.candidate_predictions - 1):
             moment = Moment(state, *decode(self.model.sight(state.features), state.living), actor_hidden)
             actions, _, actor_hidden = act(self.mac, moment)
             state = self.model.imagine(state, actions)
-            errors = errors + self.predictor(state.features).mean(dim=-1)
+            error = self._error(state, error)
+            errors = errors + error
         return errors
+
+    def _error(self, state: LatentState, before: Tensor) -> Tensor:
+        living = state.living.float()
+        mean = (self.predictor(state.features) * living).sum(dim=-1) / living.sum(dim=-1).clamp_min(1)
+        return torch.where(living.any(dim=-1), mean, before)
 
     def state_dict(self) -> dict[str, Any]:
         """The predictor and its optimiser."""

@@ -158,7 +158,7 @@ class GAWMLearner:
         norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.wm_grad_norm_clip)
         self.wm_optimiser.step()
         self.averaging.update()
-        judged = {} if self.candidates is None else self.candidates.train(loss, data.is_first)
+        judged = {} if self.candidates is None else self.candidates.train(self.student, loss, data.is_first)
         return {**loss.terms, **judged, "wm_grad_norm": norm}
 
     def _train_policy(self, t_env: int) -> dict[str, Tensor]:

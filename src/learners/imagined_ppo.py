@@ -28,7 +28,7 @@ class ImaginedPPOConfig:
     epochs: int  # passes over the pseudo buffer per imagination round
     minibatches: int  # gradient steps per pass
     eps_clip: float  # PPO's clipping of the probability ratio
-    entropy_coef: float  # weight of the entropy bonus at the start
+    entropy_coef: float  # weight of the entropy bonus at the start, per nat where there is no target
     entropy_decay: float  # its factor per gradient step where there is no target for it to follow
     entropy_target: float | None  # entropy aimed at, as a share of the uniform policy's, at the start
     entropy_target_final: float  # and after policy_anneal_time
@@ -199,8 +199,9 @@ class ImaginedPPO:
         advantages = advantages.unsqueeze(-1)
         pg_loss = -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), weight)
         mean_entropy = masked_mean(entropy, weight)
+        bonus = masked_mean(nats, weight) if self.entropy_schedule is None else mean_entropy
         self.actor_optimiser.zero_grad()
-        (pg_loss - self.entropy_coef * mean_entropy).backward()
+        (pg_loss - self.entropy_coef * bonus).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.config.grad_norm_clip)
         self.actor_optimiser.step()
         with torch.no_grad():

@@ -35,6 +35,12 @@ def make(**changes: Any) -> Candidates:
     return Candidates(model, policy, CandidatesConfig(**{**values, **changes}))
 
 
+def let_live(candidates: Candidates, log_odds: float) -> None:
+    """Whoever is alive stays so with these log-odds, at any state."""
+    torch.nn.init.zeros_(candidates.model.alive_head[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.constant_(candidates.model.alive_head[-1].bias, log_odds)  # type: ignore[arg-type]
+
+
 def make_moment(candidates: Candidates) -> tuple[Moment, Decision]:
     latents = candidates.model.latents
     z = latents.draw(torch.full((N, N_AGENTS, latents.classes, latents.groups), 1 / latents.classes))
@@ -85,14 +91,17 @@ def test_candidates_are_samples_of_the_prior_after_the_joint_action(monkeypatch)
     h = candidates.model.advance(moment.state, decision.actions)
     offered = calls[0][0]
     assert torch.equal(offered.h.view(N, 400, N_AGENTS, -1), h.unsqueeze(1).expand(-1, 400, -1, -1))
-    latents, living = offered.z.view(N, 400, N_AGENTS, -1), offered.living.view(N, 400, N_AGENTS, 1)
-    shares = latents.sum(dim=1) / living.sum(dim=1)
-    assert (shares - candidates.model.prior(h).flatten(-2)).abs().max() < 0.15
+    latents, living = offered.z.view(N, 400, N_AGENTS, -1), offered.living.view(N, 400, N_AGENTS)
+    assert torch.equal(living, living[:, :1].expand(-1, 400, -1))  # who lives is not chosen
+    assert 0 < living[:, 0].sum() < living[:, 0].numel()
+    shares = latents.mean(dim=1)[living[:, 0]]
+    assert (shares - candidates.model.prior(h).flatten(-2)[living[:, 0]]).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("predictions", [1, 2, 6])
 def test_errors_are_summed_over_the_predictions_and_the_policy_goes_on(predictions, monkeypatch):
     candidates = make(candidate_predictions=predictions)
+    let_live(candidates, 50.0)
     seen: list[Tensor] = []
 
     def counted(features: Tensor) -> Tensor:
@@ -116,16 +125,46 @@ def test_errors_are_summed_over_the_predictions_and_the_policy_goes_on(predictio
     assert [memory.unique().tolist() for memory in memories] == [[float(k)] for k in range(predictions - 1)]
 
 
+def test_as_many_die_among_candidates_as_in_plain_imagination(monkeypatch):
+    candidates = make()
+    let_live(candidates, 2.0)
+    # Little is got wrong of the dead, as in the losses that a predictor learns.
+    monkeypatch.setattr(candidates.predictor, "forward", lambda features: features.any(dim=-1) * 50.0 + 13.0)
+    moment, decision = make_moment(candidates)
+
+    def deaths(state: LatentState) -> float:
+        return 1 - state.living.float().mean().item()
+
+    chosen = [deaths(candidates.advance(moment, decision)) for _ in range(60)]
+    plain = [deaths(candidates.model.imagine(moment.state, decision.actions)) for _ in range(60)]
+    assert sum(chosen) / 60 == pytest.approx(sum(plain) / 60, abs=0.02)
+    assert sum(plain) / 60 == pytest.approx(1 - torch.sigmoid(torch.tensor(2.0)).item(), abs=0.02)
+
+
+def test_errors_are_those_of_the_living_and_go_on_where_nobody_lives(monkeypatch):
+    candidates = make(candidate_predictions=3)
+    let_live(candidates, -50.0)  # nobody survives the first step
+    monkeypatch.setattr(
+        candidates.predictor, "forward", lambda features: torch.tensor([5.0, 9.0]).expand(len(features), -1)
+    )
+    state = make_moment(candidates)[0].state
+    state.z[0, 1] = 0  # agent 1 of moment 0 is dead
+    state.z[1] = 0  # nobody lives in moment 1
+    errors = candidates.foreseen_errors(state, torch.zeros(N, N_AGENTS, HIDDEN))
+    assert errors[:3].tolist() == [3 * 5.0, 0.0, 3 * 7.0]
+
+
 def test_the_predictor_learns_the_models_losses_and_leaves_the_model_alone():
     candidates = make()
     torch.manual_seed(1)
     shape = (8, 6, N_AGENTS)
     h = torch.randn(*shape, candidates.model.width)
     errors = 5 + 3 * h[..., 0]
-    state = LatentState(h.requires_grad_(), torch.zeros(*shape, candidates.model.latents.size))
+    state = LatentState(h.requires_grad_(), torch.ones(*shape, candidates.model.latents.size))
     loss = WorldModelLoss(torch.zeros(()), {}, errors.detach(), state)
     is_first = torch.zeros(8, 6, dtype=torch.bool)
-    losses = [candidates.train(loss, is_first)["error_predictor_loss"].item() for _ in range(150)]
+    model = candidates.model
+    losses = [candidates.train(model, loss, is_first)["error_predictor_loss"].item() for _ in range(150)]
     assert losses[-1] < 0.2 * losses[0]
     assert h.grad is None
     assert all(parameter.grad is None for parameter in candidates.model.parameters())
@@ -139,4 +178,4 @@ def test_nothing_is_asked_of_the_predictor_where_nothing_could_be_foreseen():
     errors = torch.full((N, 3, N_AGENTS), 7.0)
     is_first = torch.ones(N, 3, dtype=torch.bool)
     loss = WorldModelLoss(torch.zeros(()), {}, errors, state)
-    assert candidates.train(loss, is_first)["error_predictor_loss"] == 0
+    assert candidates.train(candidates.model, loss, is_first)["error_predictor_loss"] == 0

@@ -261,6 +261,25 @@ def test_without_a_target_the_entropy_bonus_decays() -> None:
     assert statistics["entropy_coef"].item() == pytest.approx(0.001 * 0.9**4)  # 2 epochs of 2 minibatches
 
 
+def test_the_entropy_bonus_counts_nats_without_a_target_and_shares_of_the_uniform_with_one() -> None:
+    torch.manual_seed(0)
+    model, mac = make_model(), make_mac()
+    data = imagine(model, mac, make_start(model), HORIZON)
+    data = data._replace(avail_actions=torch.ones_like(data.avail_actions))
+    acted = data._replace(features=data.features[:, :-1])
+    before = {name: value.clone() for name, value in mac.agent.state_dict().items()}
+    norms = []
+    for target in (None, 0.5):
+        mac.agent.load_state_dict(before)
+        ppo = make_ppo(mac, model.feature_size, entropy_target=target)
+        nothing, everywhere = torch.zeros(N, HORIZON), torch.ones(N, HORIZON)
+        norms.append(
+            ppo._actor_step(acted, nothing, everywhere)["agent_grad_norm"]
+        )
+    assert norms[0] > 0
+    assert norms[0] / norms[1] == pytest.approx(math.log(ACTIONS), rel=1e-4)
+
+
 def test_the_dead_see_nothing_and_somebody_can_always_act() -> None:
     torch.manual_seed(0)
     sight = Sight(torch.ones(2, N_AGENTS, OBS), torch.full((2, N_AGENTS, ACTIONS), -50.0))

@@ -8,6 +8,7 @@ import torch
 from components.trajectory_buffer import Trajectories
 from modules.world_models.losses import WorldModelLossConfig, world_model_loss
 from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
+from utils.config import Request, compose
 
 N_AGENTS, OBS, ACTIONS, GROUPS, CLASSES = 3, 5, 4, 2, 3
 B, T = 2, 5
@@ -130,6 +131,14 @@ def test_the_kl_moves_the_prior_by_its_larger_and_the_posterior_by_its_smaller_w
     assert torch.allclose(both[0], towards_posterior[0])
     assert not torch.allclose(both[1], towards_posterior[1])
     assert torch.allclose(gradients(0.4, 0.2)[0], 0.5 * both[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("alg", ["mamba", "mag"])
+def test_the_configured_kl_is_the_published_one_which_averages_over_the_latents(alg: str) -> None:
+    config = compose(Request(alg, "smax", ()))
+    groups = config["wm_latent_groups"]
+    assert config["wm_kl_prior"] * groups == pytest.approx(0.8)
+    assert config["wm_kl_posterior"] * groups == pytest.approx(0.2)
 
 
 def test_per_agent_losses_add_up_to_the_terms() -> None:

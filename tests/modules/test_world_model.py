@@ -63,6 +63,13 @@ def test_posterior_depends_on_every_agents_observation_only_with_fusion(of_agent
     assert (alone > 0) == (of_agent == on_agent)
 
 
+def test_without_fusion_the_model_is_as_large() -> None:
+    def shapes(model: WorldModel) -> list[torch.Size]:
+        return [parameter.shape for parameter in model.parameters()]
+
+    assert shapes(make_model(obs_fusion=True)) == shapes(make_model(obs_fusion=False))
+
+
 def test_actions_of_all_agents_reach_every_next_state() -> None:
     model, data = make_model(), windows()
     torch.manual_seed(3)

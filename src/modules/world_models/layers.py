@@ -45,11 +45,15 @@ class FusionLayer(nn.Module):
 class AgentFusion(nn.Module):
     """A Transformer over agents: every agent's output depends on every agent's input.
 
-    A learned embedding per agent tells the agents apart, since attention itself cannot.
+    A learned embedding per agent tells the agents apart, since attention itself cannot. ``alone`` is the
+    ablation: the same layers, but each agent attends to itself only.
     """
 
-    def __init__(self, input_size: int, width: int, n_agents: int, layers: int, heads: int) -> None:
+    def __init__(
+        self, input_size: int, width: int, n_agents: int, layers: int, heads: int, alone: bool = False
+    ) -> None:
         super().__init__()
+        self.alone = alone
         self.project = nn.Linear(input_size, width)
         self.agent_embedding = nn.Parameter(torch.zeros(n_agents, width))
         self.layers = nn.Sequential(*(FusionLayer(width, heads) for _ in range(layers)))
@@ -57,20 +61,6 @@ class AgentFusion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, n_agents, input_size) -> (N, n_agents, width)."""
-        return self.norm(self.layers(self.project(x) + self.agent_embedding))
-
-
-class AgentMLP(nn.Module):
-    """The ablation of ``AgentFusion``: the same width and depth, each agent on its own."""
-
-    def __init__(self, input_size: int, width: int, n_agents: int, layers: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(input_size, width)
-        self.agent_embedding = nn.Parameter(torch.zeros(n_agents, width))
-        self.layers = mlp(width, width, width, layers)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, n_agents, input_size) -> (N, n_agents, width)."""
         x = self.project(x) + self.agent_embedding
-        return self.norm(x + self.layers(x))
+        fused = self.layers(x.flatten(0, 1).unsqueeze(1)).view_as(x) if self.alone else self.layers(x)
+        return self.norm(fused)

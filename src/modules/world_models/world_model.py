@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.world_models.latents import CategoricalLatents
-from modules.world_models.layers import AgentFusion, AgentMLP, mlp
+from modules.world_models.layers import AgentFusion, mlp
 from modules.world_models.symlog import PlainNumber, TwoHot
 
 
@@ -107,11 +107,7 @@ class WorldModel(nn.Module):
 
         self.embed = mlp(obs_size, width, width, layers)
         fusion = (config.wm_fusion_layers, config.wm_fusion_heads)
-        self.obs_fusion: nn.Module = (
-            AgentFusion(2 * width, width, n_agents, *fusion)
-            if config.wm_obs_fusion
-            else AgentMLP(2 * width, width, n_agents, config.wm_fusion_layers)
-        )
+        self.obs_fusion = AgentFusion(2 * width, width, n_agents, *fusion, alone=not config.wm_obs_fusion)
         self.posterior_head = mlp(width, width, self.latents.size, 1)
         self.act_fusion = AgentFusion(self.latents.size + n_actions, width, n_agents, *fusion)
         self.cell = nn.GRUCell(width, width)
@@ -175,10 +171,17 @@ class WorldModel(nn.Module):
         """
         return self.foresee(self.advance(state, actions))
 
-    def foresee(self, h: Tensor) -> LatentState:
-        """What may be seen at deterministic states (..., n, width): who lives is drawn, then latents."""
-        lives = torch.rand(h.shape[:-1], device=h.device) < self._alive_logits(h).sigmoid()
-        return LatentState(h, self.latents.draw(self.prior(h)) * lives.unsqueeze(-1))
+    def foresee(self, h: Tensor, living: Tensor | None = None) -> LatentState:
+        """What may be seen at deterministic states (..., n, width): latents, drawn from the prior.
+
+        Who is ``living`` (..., n) is drawn first where it isn't given.
+        """
+        living = self.draw_living(h) if living is None else living
+        return LatentState(h, self.latents.draw(self.prior(h)) * living.unsqueeze(-1))
+
+    def draw_living(self, h: Tensor) -> Tensor:
+        """Who may be alive (..., n) bool at deterministic states (..., n, width)."""
+        return torch.rand(h.shape[:-1], device=h.device) < self._alive_logits(h).sigmoid()
 
     def advance(self, state: LatentState, actions: Tensor) -> Tensor:
         """The deterministic states (N, n, width) to which joint actions (N, n) int64 lead."""
