@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs import Job, Pool
 from main import INTERRUPTED, configuration, fail
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # imported where needed: pandas and matplotlib take their tim
 
 ROOT = Path(__file__).resolve().parents[1]
 STATUS_EVERY = 60.0  # seconds
+LATE = 0.05  # share of the steps by which a test may come later without being told
 COLUMNS = [
     "map", "alg", "seeds", "mean", "iqm", "low", "high", "median", "q25", "q75", "std", "area", "minutes",
     "updates",
@@ -114,6 +115,7 @@ def plan(given: argparse.Namespace) -> list[Job]:
     groups = [(alg, task) for task in given.maps for alg in given.algs]
     words = {group: _words(given, *group) for group in groups}
     configs = {group: configuration([*words[group], "seed=0"])[0] for group in groups}
+    _check_apart(given.algs, configs)
     from run import check_names  # here, when nearly all of the request is known to be good
 
     for config in configs.values():
@@ -123,6 +125,18 @@ def plan(given: argparse.Namespace) -> list[Job]:
         for seed in range(given.seeds)
         for group in groups
     ]
+
+
+def _check_apart(algs: Sequence[str], configs: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+    """Raise ConfigError if two algorithms bear one name, under which their runs would be taken for one's."""
+    names = {alg: config["name"] for (alg, _), config in configs.items()}
+    for alg in algs:
+        others = [other for other in algs if other != alg and names[other] == names[alg]]
+        if others:
+            raise ConfigError(
+                f"{alg} and {others[0]} are both named {names[alg]!r}; give each a name of its own in its"
+                f" file in src/config/algs."
+            )
 
 
 def _words(given: argparse.Namespace, alg: str, task: str) -> list[str]:
@@ -184,7 +198,17 @@ def compare(done: Mapping[Job, Path], steps: int, out: Path) -> tuple[str, list[
     if losses:
         plots.draw_curves({name: curves(name) for name in losses}, out / "losses.png")
     title = f"{plots.LABELS.get(metric, metric)} at {steps:,} environment steps"
-    return f"{title}\n\n{markdown(summary)}", query.notices(chosen)
+    return f"{title}\n\n{markdown(summary)}", query.notices(chosen) + _late(frame, steps)
+
+
+def _late(frame: "pd.DataFrame", steps: int) -> list[str]:
+    """A sentence for each algorithm on a map of which a run was first tested well after ``steps``."""
+    last = frame.groupby(["map", "alg", "run"])["t_env"].last()
+    late = last[last > steps * (1 + LATE)].groupby(["map", "alg"]).max()
+    return [
+        f"{alg} on {task} counts with tests of up to {step:,} steps, the first from {steps:,} on."
+        for (task, alg), step in late.items()
+    ]
 
 
 def up_to(frame: "pd.DataFrame", steps: int) -> "pd.DataFrame":

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,23 @@ class Job:
         return finished[0] if finished else None
 
     def command(self) -> list[str]:
-        """What starts the run, or lets the newest one of this configuration that has not ended go on."""
+        """What starts the run, or lets the newest one of this configuration that can go on do so."""
         _, unfinished = resume.matching(self.config)
-        going_on = [f"resume={unfinished[0]}"] if unfinished else []
+        resumable = (directory for directory in unfinished if _can_go_on(directory))
+        going_on = [f"resume={directory}" for directory in islice(resumable, 1)]
         return [sys.executable, str(MAIN), *self.words, *going_on]
+
+
+def _can_go_on(directory: Path) -> bool:
+    """Whether the newest checkpoint holds all that is needed, or there is none: then it begins anew."""
+    from checkpoints import CheckpointError, CheckpointStore  # here, since torch takes its time
+    from run import CHECKPOINTS
+
+    try:
+        checkpoint = CheckpointStore(directory / CHECKPOINTS).newest()
+    except CheckpointError:  # all are damaged
+        return False
+    return checkpoint is None or checkpoint.is_complete
 
 
 class Pool:

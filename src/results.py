@@ -275,6 +275,7 @@ def _plot(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
     else:
         metric, frame = _frame(given, store, chosen)
         scores, left_out = query.scores(frame, given.at)
+        notes += query.lengths(frame) if given.at is None else []
         if given.kind == "improvement":
             if len(scores) < 2:
                 raise ConfigError(

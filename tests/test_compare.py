@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import compare
+from checkpoints import CheckpointStore
 from jobs import Job
 from main import configuration
 from records.journal import Journal
+from utils.config import run_folder
 from utils.constraints import ConfigError
 
 COMPARE = Path(compare.__file__)
@@ -102,6 +105,47 @@ def test_a_study_names_what_failed_compares_the_rest_and_repeats_nothing(
     assert compare.study(longer, compare.plan(longer), "the command") == 0  # what is too short goes on
     runs = sorted(path.name for path in (tmp_path / "sacred" / "qmix").glob("*/*") if path.name.isdigit())
     assert runs == ["1", "2"]
+
+
+def test_two_algorithms_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def composed(words: list[str]) -> tuple[dict[str, object], object]:
+        return {**configuration([word.replace("=vdn", "=qmix") for word in words])[0]}, None
+
+    monkeypatch.setattr(compare, "configuration", composed)
+    with pytest.raises(ConfigError, match="qmix and vdn are both named 'qmix'"):
+        plan("--algs=iql,qmix,vdn", "--maps=3m")
+
+
+def test_a_run_that_can_not_go_on_is_started_anew(tmp_path: Path) -> None:
+    def saved(name: str) -> str | None:
+        return torch.save({}, f"{name}/agent.th")
+
+    (job,) = plan(*tiny(tmp_path, "iql"))
+    for number in (1, 2, 3):
+        directory = run_folder(job.config) / str(number)
+        directory.mkdir(parents=True)
+        Journal.create(directory, id=str(number), name="iql", config=job.config).close()
+    assert job.command()[-1] == f"resume={directory}"  # from step 0
+    store = CheckpointStore(directory / "checkpoints")
+    store.save(50, saved, {}, {})  # the learner could not tell its state
+    other = directory.with_name("2")
+    assert job.command()[-1] == f"resume={other}"
+    damaged = CheckpointStore(other / "checkpoints").save(50, saved, {"learner": {}}, {})
+    (damaged.path / "learner.pt").write_bytes(b"")
+    assert job.command()[-1] == f"resume={directory.with_name('1')}"
+    CheckpointStore(directory.with_name("1") / "checkpoints").save(50, saved, {}, {})
+    assert job.command()[-1] == job.words[-1]
+
+
+def test_a_test_well_after_the_steps_is_told(tmp_path: Path) -> None:
+    task = {"env": "smax", "env_args": {"map_name": "3m"}}
+    config = {"name": "gawm", "seed": 0, "local_results_path": str(tmp_path), **task}
+    job = Job("gawm", "3m", 0, (), config)
+    done = {job: write_run(tmp_path, job, [0.0, 0.5, 0.6, 0.1])}
+    assert compare.compare(done, 205, tmp_path)[1] == []
+    assert compare.compare(done, 250, tmp_path)[1] == [
+        "gawm on 3m counts with tests of up to 300 steps, the first from 250 on."
+    ]
 
 
 def test_without_runs_nothing_is_compared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ class CheckpointStore:
             CheckpointError: there is no such checkpoint, or it is damaged.
         """
         steps, bests = sorted(self.steps()), sorted(self._best_steps())
-        names = {str(step): str(step) for step in steps} | {str(step): f"{BEST}{step}" for step in bests}
+        names = {str(step): f"{BEST}{step}" for step in bests} | {str(step): str(step) for step in steps}
         if steps:
             names["last"] = str(steps[-1])
         if bests:

@@ -80,6 +80,10 @@ def carry_out(request: Request, config: dict[str, Any], log: logging.Logger) -> 
     if request.command == RECORD:
         from quality.recording import record
 
+        if path.exists():
+            raise ConfigError(
+                f"{path} is there already, and all models are measured on the same play; delete it first."
+            )
         return record(request.directory, request.checkpoint, request.number, config, path, log)
     if not path.exists():
         raise ConfigError(f"There is no held-out play in {path} yet; make it once with: {FORMS[RECORD]}.")
@@ -90,4 +94,4 @@ def carry_out(request: Request, config: dict[str, Any], log: logging.Logger) -> 
 
 def dataset_path(config: dict[str, Any]) -> Path:
     """Where the held-out play of a run's map is kept."""
-    return Path(config["local_results_path"], "datasets", f"{map_name(config)}.npz")
+    return Path(config["local_results_path"], "datasets", config["env"], f"{map_name(config)}.npz")

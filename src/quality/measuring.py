@@ -12,7 +12,7 @@ import torch
 
 from checkpoints import Checkpoint, CheckpointStore
 from modules.world_models.world_model import WorldModel, WorldModelConfig
-from quality.held_out import HeldOut, load
+from quality.held_out import TASK, HeldOut, load
 from quality.indices import measure
 from quality.open_loop import Measured
 from run import CHECKPOINTS
@@ -57,7 +57,7 @@ def evaluate(directory: Path, which: str, horizon: int, config: dict[str, Any], 
 
 
 def _check_same_task(config: dict[str, Any], about: Mapping[str, Any], path: Path) -> None:
-    for key in ("env", "env_args"):
+    for key in TASK:
         if config[key] != about[key]:
             raise ConfigError(f"{path} was recorded with {key} {about[key]}, but the run has {config[key]}.")
 

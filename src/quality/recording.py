@@ -13,7 +13,7 @@ from torch import Tensor
 
 from checkpoints import CheckpointStore
 from components.action_selectors import sample
-from quality.held_out import HeldOut, from_episodes, join, save
+from quality.held_out import TASK, HeldOut, from_episodes, join, save
 from run import CHECKPOINTS, arguments, build_acting, refusals
 from runners import REGISTRY as RUNNERS
 from utils.logging import Logger
@@ -79,8 +79,7 @@ def record(
         "trained_episodes": episodes // 2,
         "records": int(data.filled.sum()),
         "n_actions": args.n_actions,
-        "env": config["env"],
-        "env_args": config["env_args"],
+        **{key: config[key] for key in TASK},
     }
     save(path, data, about)
     return f"{about['records']} records of {episodes} episodes are in {path}"

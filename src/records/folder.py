@@ -21,7 +21,7 @@ import numpy as np
 
 from records import sacred_files
 from records.journal import FILE, DamagedRecord, Record, Series, read_journal
-from records.store import Run, order, run_of, summary
+from records.store import KEPT, Run, order, run_of, summary
 from utils.constraints import ConfigError
 
 INDEX = ".index.sqlite"
@@ -63,7 +63,7 @@ class FolderStore:
     def __init__(self, paths: Iterable[Path]) -> None:
         self.problems: list[str] = []
         self._indices: dict[str, tuple[Path, str]] = {}  # where a run's points are, by run
-        self._kept: dict[str, tuple[str, Series]] = {}  # curves of CSV files, by run
+        self._kept: dict[str, dict[str, Series]] = {}  # curves of CSV files, by run and metric
         self._paths = list(paths)
         for path in self._paths:
             if not path.exists():
@@ -71,11 +71,13 @@ class FolderStore:
 
     def runs(self) -> list[Run]:
         self.problems.clear()
+        self._kept.clear()
         runs: dict[str, Run] = {}
         for path in self._paths:
             files = [path] if path.suffix == ".csv" else sorted(path.glob("*.csv"))
             for file in files:
                 runs |= {run.run: run for run in self._read_csv(file)}
+        for path in self._paths:
             if path.is_dir() and run_directories(path):  # a folder of CSV files gets no index
                 runs |= {run.run: run for run in self._read_folder(path)}
         return sorted(runs.values(), key=order)
@@ -85,9 +87,8 @@ class FolderStore:
         by_root: dict[Path, dict[str, str]] = defaultdict(dict)
         for run in runs:
             if run.run in self._kept:
-                name, points = self._kept[run.run]
-                if name == metric:
-                    curves[run.run] = points
+                if metric in self._kept[run.run]:
+                    curves[run.run] = self._kept[run.run][metric]
             else:
                 root, path = self._indices[run.run]
                 by_root[root][path] = run.run
@@ -111,8 +112,11 @@ class FolderStore:
             if problem:
                 self.problems.append(problem)
             else:
-                runs.append(run_of(json.loads(text), heartbeat))
-                self._indices[runs[-1].run] = root, path
+                # Where it lies now: the index may have been made elsewhere, or the folder moved since.
+                run = run_of({**json.loads(text), "where": str(root / path)}, heartbeat)
+                runs.append(run)
+                self._indices[run.run] = root, path
+                self._kept.pop(run.run, None)  # the record itself says more than a copy of a curve
         return runs
 
     def _read_csv(self, path: Path) -> Iterator[Run]:
@@ -124,9 +128,10 @@ class FolderStore:
         for (alg, task, seed, run), points in curves.items():
             config = {"name": alg, "seed": seed, "env": task, "env_args": {"map_name": task}}
             uid = run or sha256(f"{path.name} {alg} {task} {seed}".encode()).hexdigest()[:8]
-            record = Record({"uid": uid, "id": "csv", "config": config, "time": 0.0}, {metric: points})
-            record.ended = {"status": "KEPT", "time": points.times[-1]}
-            self._kept[uid] = metric, points
+            kept = self._kept.setdefault(uid, {})
+            kept[metric] = points
+            record = Record({"uid": uid, "id": "csv", "config": config, "time": 0.0}, kept)
+            record.ended = {"status": KEPT, "time": points.times[-1]}
             yield run_of(summary(record, str(path)), 0.0)
 
 

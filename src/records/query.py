@@ -15,14 +15,15 @@ import pandas as pd
 
 from records import statistics
 from records.folder import FolderStore
-from records.store import Run, Store
-from utils.config import flatten, read_value
+from records.store import KEPT, Run, Store
+from utils.config import flatten, may_change, read_value
 from utils.constraints import ConfigError, unknown
 
 TEST_METRICS = (
     "test_battle_won_mean",
     "test_return_mean",
 )  # the first that there is, is what runs are judged by
+MOST_KEYS = 5  # named where runs are configured differently
 CURVE_COLUMNS = ["run", "alg", "map", "seed", "t_env", "seconds", "value"]
 
 
@@ -230,15 +231,44 @@ def notices(chosen: Sequence[Run]) -> list[str]:
                 lines.append(
                     f"{alg} on {task} has seed {', '.join(map(str, twice))} more than once; each run counts."
                 )
+            lines += _mixed([run for run in chosen if (run.map, run.alg) == (task, alg)], f"{alg} on {task}")
     builds = sorted({run.build for run in chosen if run.build})
     if len(builds) > 1:
         lines.append(f"There are results of different StarCraft II builds, kept apart: {', '.join(builds)}.")
     return lines
 
 
+def _mixed(alike: Sequence[Run], what: str) -> list[str]:
+    """Return a sentence if runs that share a name were configured differently."""
+    configs = [flatten(run.config) for run in alike if run.status != KEPT]
+    free = {"seed", "local_results_path", *may_change()}
+    values = {
+        key: sorted({str(config.get(key, "-")) for config in configs})
+        for key in sorted({key for config in configs for key in config} - free)
+    }
+    different = [f"{key} ({', '.join(there)})" for key, there in values.items() if len(there) > 1]
+    if not different:
+        return []
+    more = f" and {len(different) - MOST_KEYS} more keys" if len(different) > MOST_KEYS else ""
+    listed = ", ".join(different[:MOST_KEYS])
+    return [
+        f"The runs of {what} differ in {listed}{more} and are counted together; choose with --key KEY=VALUE."
+    ]
+
+
 def lengths(frame: pd.DataFrame) -> list[str]:
-    """Return a sentence for each map and algorithm whose runs end at different places."""
+    """Return a sentence for each map and algorithm whose runs end at different places, and for each map on
+    which the algorithms do."""
     lines = []
+    for task, group in frame.groupby("map"):
+        ends = {str(alg): int(points["t_env"].max()) for alg, points in group.groupby("alg")}
+        longest = max(ends.values())
+        if not all(
+            statistics.reaches(np.sort(points["t_env"].unique()), longest)
+            for _, points in group.groupby("alg")
+        ):
+            listed = ", ".join(f"{alg} {end:,}" for alg, end in sorted(ends.items()))
+            lines.append(f"On {task} the algorithms end at different steps: {listed}.")
     for (task, alg), group in frame.groupby(["map", "alg"]):
         ends = group.groupby("run")["t_env"].max().tolist()
         full = [
@@ -254,14 +284,16 @@ def lengths(frame: pd.DataFrame) -> list[str]:
 def scores(frame: pd.DataFrame, at: int | None = None) -> tuple[dict[str, list[Any]], list[str]]:
     """Return the runs' values at step ``at`` (their last ones if None) per algorithm, an array per map.
 
-    Only maps on which every algorithm has runs are compared; with them comes a sentence for each other map.
+    Only maps on which every algorithm has runs are compared; with them comes a sentence for each other map,
+    and for runs that end before ``at``.
     """
     algs = sorted(frame["alg"].unique())
-    values = {
-        (alg, task): statistics.values_at(group, at)[0]
-        for (alg, task), group in frame.groupby(["alg", "map"])
-    }
-    maps, left_out = [], []
+    values, left_out = {}, []
+    for (alg, task), group in frame.groupby(["alg", "map"]):
+        values[alg, task], short = statistics.values_at(group, at)
+        if short:
+            left_out.append(f"Runs of {alg} on {task} that end before step {at:,} are left out: {short}.")
+    maps = []
     for task in sorted(frame["map"].unique()):
         missing = [alg for alg in algs if not len(values.get((alg, task), ()))]
         if missing:

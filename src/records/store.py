@@ -7,6 +7,8 @@ from typing import Any, Protocol
 from records.journal import Record, Series, living_status
 from utils.config import map_name
 
+KEPT = "KEPT"  # status of a run of which no more than curves is left
+
 
 @dataclass(frozen=True)
 class Run:

@@ -162,6 +162,14 @@ def test_a_policy_is_found_although_the_rest_is_damaged(store):
     assert torch.load(store.find("last").policy / "agent.th")["weight"].sum() == 10
 
 
+def test_of_a_step_with_both_the_checkpoint_to_go_on_from_is_found(store):
+    store.save_best(10, save_policy, {})
+    assert not store.find("10").is_complete
+    save(store, 10)
+    assert store.find("10").is_complete
+    assert not store.find("best").is_complete
+
+
 def test_what_is_not_there_is_told_with_what_is(store):
     save(store, 10)
     with pytest.raises(CheckpointError, match=r"no checkpoint 'best'; there are: 10, last\.$"):

@@ -273,9 +273,7 @@ def test_the_entropy_bonus_counts_nats_without_a_target_and_shares_of_the_unifor
         mac.agent.load_state_dict(before)
         ppo = make_ppo(mac, model.feature_size, entropy_target=target)
         nothing, everywhere = torch.zeros(N, HORIZON), torch.ones(N, HORIZON)
-        norms.append(
-            ppo._actor_step(acted, nothing, everywhere)["agent_grad_norm"]
-        )
+        norms.append(ppo._actor_step(acted, nothing, everywhere)["agent_grad_norm"])
     assert norms[0] > 0
     assert norms[0] / norms[1] == pytest.approx(math.log(ACTIONS), rel=1e-4)
 

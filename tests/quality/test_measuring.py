@@ -15,7 +15,9 @@ SIZES = {
     "wm_width": 16, "wm_latent_groups": 4, "wm_latent_classes": 4, "wm_uniform_mix": 0.01,
     "wm_fusion_layers": 1, "wm_fusion_heads": 2, "wm_head_layers": 1, "wm_obs_fusion": True,
 }  # fmt: skip
-TASK = {"env": "smax", "env_args": {"map_name": "3m"}}
+TASK = {
+    "env": "smax", "env_args": {"map_name": "3m"}, "common_reward": True, "reward_scalarisation": "sum",
+}  # fmt: skip
 CONFIG = {"name": "gawm_small", "seed": 3, **TASK, **SIZES}
 
 
@@ -57,6 +59,7 @@ def test_results_are_saved_as_json_and_picture_and_the_same_ones_again(measured_
     [
         ({"task": {**TASK, "env_args": {"map_name": "8m"}}}, "recorded with env_args .*8m"),
         ({"task": {**TASK, "env": "gymma"}}, "recorded with env gymma"),
+        ({"task": {**TASK, "reward_scalarisation": "mean"}}, "recorded with reward_scalarisation mean"),
         ({"load": lambda part: {"critic": {}}}, "gawm_small learns without one"),
         ({"is_complete": False}, "policy alone"),
         ({"config": {**CONFIG, "wm_width": "wide"}}, "wm_width"),

@@ -12,7 +12,7 @@ import pytest
 from samples import write_run, write_runs
 from servers import MongoServer
 
-from records import query, sync
+from records import export, query, sync
 from records.folder import INDEX, FolderStore, run_directories
 from records.journal import DEAD_AFTER, FILE, Journal
 from records.mongo import connect
@@ -159,7 +159,6 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(tmp_path, monke
 
 
 def test_kept_curves_are_read_back_from_csv(stores, tmp_path):
-    from records import export
 
     store = stores[0]
     frame = query.curves(store, select(store, Filter()), "test_battle_won_mean")
@@ -197,6 +196,75 @@ def test_the_table_holds_values_at_a_step_and_counts_short_runs(tmp_path):
     (row,) = query.table(frame, at=1000).to_dict("records")
     assert (row["seeds"], row["iqm"]) == (4, pytest.approx(np.mean([0.32, 0.31])))
     assert query.lengths(frame) == ["The 4 runs of qmix on 3m end between 900 and 2,000 steps."]
+
+
+def test_a_record_says_more_than_a_curve_that_was_kept_of_it(tmp_path):
+    directory = write_run(tmp_path, steps=(0, 1000))
+    store = FolderStore([tmp_path])
+    for metric in ("test_battle_won_mean", "loss"):
+        frame = query.curves(store, store.runs(), metric)
+        (tmp_path / f"{metric}.csv").write_text(export.curve_csv(frame, metric))
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for file in tmp_path.glob("*.csv"):
+        shutil.copy(file, kept)
+
+    alone = FolderStore([kept])
+    (run,) = alone.runs()
+    assert run.metrics == ("loss", "test_battle_won_mean")
+    assert [len(query.curves(alone, [run], metric)) for metric in run.metrics] == [1, 2]
+
+    journal = Journal.resume(directory, 3)
+    journal.metric("test_battle_won_mean", 2000, 0.9)
+    journal.metric("return_mean", 2000, 5.0)
+    journal.close()
+    for paths in ([tmp_path], [tmp_path, kept], [kept, tmp_path]):
+        store = FolderStore(paths)
+        (run,) = store.runs()
+        assert query.curves(store, [run], "test_battle_won_mean")["value"].tolist() == [0.0, 0.3, 0.9]
+        assert query.curves(store, [run], "return_mean")["value"].tolist() == [5.0]
+
+
+def test_runs_are_found_where_they_lie_now(tmp_path):
+    write_run(tmp_path / "there")
+    assert FolderStore([tmp_path / "there"]).runs()  # makes the index
+    (tmp_path / "there").rename(tmp_path / "here")
+    store = FolderStore([tmp_path / "here"])
+    (directory,) = run_directories(tmp_path / "here")
+    (run,) = select(store, Filter(runs=(str(directory),)))
+    assert run.where == str(directory)
+    assert len(query.curves(store, [run], "test_battle_won_mean")) == 3
+
+
+def test_runs_of_one_name_and_several_configurations_are_told(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, t_max=7, cpu_threads=2)  # may differ
+    write_run(tmp_path, alg="vdn", seed=0)
+    write_run(tmp_path, alg="vdn", seed=1)
+    runs = FolderStore([tmp_path]).runs()
+    assert query.notices(runs) == []
+    write_run(tmp_path, seed=2, lr=0.001, env="smaclite")
+    write_run(tmp_path, alg="vdn", seed=2)
+    assert query.notices(FolderStore([tmp_path]).runs()) == [
+        "The runs of qmix on 3m differ in env (smaclite, smax), lr (0.0005, 0.001) and are counted together;"
+        " choose with --key KEY=VALUE."
+    ]
+
+
+def test_algorithms_that_end_at_different_steps_are_told(tmp_path):
+    write_run(tmp_path, "qmix")
+    write_run(tmp_path, "mappo", steps=(0, 1000, 5000))
+    store = FolderStore([tmp_path])
+    frame = query.curves(store, store.runs(), "test_battle_won_mean")
+    assert query.lengths(frame) == ["On 3m the algorithms end at different steps: mappo 5,000, qmix 2,000."]
+    assert query.lengths(frame[frame["t_env"] <= 1000]) == []
+    write_run(tmp_path, "qmix", seed=1, steps=(0, 1000, 5000))
+    store = FolderStore([tmp_path])
+    scores, left_out = query.scores(query.curves(store, store.runs(), "test_battle_won_mean"), 5000)
+    assert {alg: [len(values) for values in there] for alg, there in scores.items()} == {
+        "mappo": [1], "qmix": [1],
+    }  # fmt: skip
+    assert left_out == ["Runs of qmix on 3m that end before step 5,000 are left out: 1."]
 
 
 def test_notices_name_what_a_comparison_lacks(tmp_path):

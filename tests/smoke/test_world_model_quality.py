@@ -23,8 +23,12 @@ def test_held_out_play_is_recorded_once_and_a_world_model_measured_on_it(command
 
     recorded = command_line.run([f"record_dataset={run}", "episodes=16"])
     assert recorded.returncode == 0, recorded.stderr
-    (dataset,) = (command_line.results / "datasets").iterdir()
+    (dataset,) = (command_line.results / "datasets").glob("*/*.npz")
     assert "records of 16 episodes" in recorded.stdout
+
+    again = command_line.run([f"record_dataset={run}", "episodes=16"])
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
 
     measured = command_line.run([f"evaluate_world_model={run}", "horizon=5"])
     assert measured.returncode == 0, measured.stderr
