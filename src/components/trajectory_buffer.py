@@ -147,7 +147,7 @@ class TrajectoryBuffer:
         return self._gather(starts[:, None] + np.arange(length))
 
     def sample_episodes(self, batch_size: int, newest: int | None = None) -> tuple[Trajectories, Tensor]:
-        """Draw whole episodes, with replacement, each as likely, so that all their records are.
+        """Draw whole episodes, with replacement, in proportion to their lengths.
 
         Args:
             batch_size: how many.
@@ -160,7 +160,7 @@ class TrajectoryBuffer:
         spans = np.array(self._episodes)
         if newest is not None:
             spans = spans[spans.sum(axis=1) > self._written - newest]
-        chosen = self._rng.integers(len(spans), size=batch_size)
+        chosen = self._rng.choice(len(spans), size=batch_size, p=spans[:, 1] / spans[:, 1].sum())
         starts, lengths = spans[chosen, 0], spans[chosen, 1]
         steps = np.arange(lengths.max())
         index = starts[:, None] + np.minimum(steps, lengths[:, None] - 1)
