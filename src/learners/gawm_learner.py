@@ -177,8 +177,8 @@ class GAWMLearner:
         """Draw real episodes as the posterior sees them, and moments of theirs to start imagining from.
 
         Posterior and policy are run from an episode's first step, so neither starts from a truncated history.
-        The final observation of an episode is no start: nothing is done after it. A moment is the likelier the
-        longer its episode, which is drawn by its length: where battles are won by enduring, it pays.
+        The final observation of an episode is no start: nothing is done after it. Episodes are drawn by their
+        length, so a moment of a long one is the likelier: where battles are won by enduring, that pays.
         """
         data, mask = self.trajectories.sample_episodes(
             self.config.imagination_episodes, newest=self.config.imagination_newest
