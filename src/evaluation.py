@@ -110,7 +110,8 @@ def evaluate(request: Request, config: dict[str, Any], log: logging.Logger) -> s
 
 
 class Camera:
-    """Draws the first episodes, one in each of the first slots."""
+    """Draws the first episodes, one in each of the first slots, at each of their decisions: what the last one
+    led to is not drawn."""
 
     def __init__(self) -> None:
         self._pictures: dict[int, list[Any]] = {}
