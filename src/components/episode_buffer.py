@@ -387,4 +387,4 @@ class OnPolicyBuffer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a :meth:`state_dict`."""
-        self._batches = [with_data(self._empty, state)]
+        self._batches = [with_data(self._empty, state).to(self._empty.device)]

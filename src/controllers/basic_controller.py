@@ -114,9 +114,8 @@ class BasicMAC:
         batch_size, length = inputs.shape[:2]
         rows = inputs.transpose(1, 2).reshape(batch_size * self.n_agents, length, -1)
         hidden = self.initial_hidden(batch_size) if hidden is None else hidden
-        hidden = hidden.reshape(batch_size * self.n_agents, -1)
         if hasattr(self.agent, "unroll"):
-            results = self.agent.unroll(rows, hidden)
+            results = self.agent.unroll(rows, hidden.reshape(batch_size * self.n_agents, -1))
         else:
             results = _step_agent(self.agent, rows, hidden)
         outputs, hiddens = (x.view(batch_size, self.n_agents, length, -1).transpose(1, 2) for x in results)
@@ -219,12 +218,15 @@ class BasicMAC:
 
 
 def _step_agent(agent: Any, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """`agent.unroll` for an agent that knows single steps only; inputs (N, T, input)."""
+    """`agent.unroll` for an agent that knows single steps only; inputs (N, T, input).
+
+    Its state has the shape that it has when acting, (batch, n_agents, hidden), or what it makes of that.
+    """
     outputs, hiddens = [], []
     for step in inputs.unbind(dim=1):
         output, hidden = agent(step, hidden)
         outputs.append(output)
-        hiddens.append(hidden)
+        hiddens.append(hidden.reshape(len(inputs), -1))
     return torch.stack(outputs, dim=1), torch.stack(hiddens, dim=1)
 
 

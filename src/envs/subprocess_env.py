@@ -32,6 +32,10 @@ class EnvWorkerError(SimulatorError):
     """An environment's process failed, ended or does not answer. Its message is one sentence."""
 
 
+class EnvRefused(EnvWorkerError, ValueError):
+    """The environment objected to its arguments. Its message is what it said."""
+
+
 class SubprocessEnv(BatchedEnv):
     """One process per seed, each with the environment that ``factory(seed)`` makes there.
 
@@ -46,6 +50,7 @@ class SubprocessEnv(BatchedEnv):
         max_restarts: how often a slot's process is replaced without an episode ending there in between.
 
     Raises:
+        EnvRefused: the environment objected to its arguments.
         EnvWorkerError: a worker could not be started, or failed more often than that.
     """
 
@@ -211,7 +216,11 @@ class _Worker:
                 f"Environment worker {self._number} ended unexpectedly (exit code {code})"
             ) from None
         if isinstance(answer, worker.Failure):
-            error = EnvWorkerError(f"Environment worker {self._number} failed with {answer.message}")
+            error = (
+                EnvRefused(answer.message)
+                if answer.refused
+                else EnvWorkerError(f"Environment worker {self._number} failed with {answer.message}")
+            )
             error.add_note(answer.traceback)
             raise error
         return answer

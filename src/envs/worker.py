@@ -19,6 +19,7 @@ class Failure(NamedTuple):
 
     message: str
     traceback: str
+    refused: bool = False  # the environment objected to its arguments when it was to be made
 
 
 def serve(connection: Connection, pickled_factory: bytes, seed: int) -> None:
@@ -33,7 +34,11 @@ def serve(connection: Connection, pickled_factory: bytes, seed: int) -> None:
     if parent is not None and os.getppid() != parent.pid:  # it ended before it could be watched
         return
     try:
-        env = pickle.loads(pickled_factory)(seed)
+        try:
+            env = pickle.loads(pickled_factory)(seed)
+        except ValueError as error:
+            connection.send(Failure(str(error), traceback.format_exc(), refused=True))
+            return
         episodes = Episodes(env, seed)
         connection.send(info_of(env))
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -79,6 +80,7 @@ class HistoryActor:
 
     def __init__(self, mac: Any, new_batch: NewBatch, n_slots: int, length: int):
         self.mac, self._n_slots = mac, n_slots
+        self._chooses_slots = "bs" in inspect.signature(mac.select_actions).parameters
         self._new_history = lambda: new_batch(n_slots, length)
 
     def start(self) -> None:
@@ -89,9 +91,11 @@ class HistoryActor:
     def act(self, view: View, active: Tensor, t_env: int, test_mode: bool) -> Tensor:
         playing = active.nonzero().flatten().tolist()
         self._history.update({k: v[active] for k, v in view._asdict().items()}, bs=playing, ts=self._t)
-        chosen = self.mac.select_actions(
-            self._history, t_ep=self._t, t_env=t_env, bs=playing, test_mode=test_mode
-        )
+        when = {"t_ep": self._t, "t_env": t_env, "test_mode": test_mode}
+        if self._chooses_slots:
+            chosen = self.mac.select_actions(self._history, bs=playing, **when)
+        else:  # EPyMARL's controller of MADDPG, meant for one environment
+            chosen = self.mac.select_actions(self._history, **when)[playing]
         self._history.update({"actions": chosen.unsqueeze(1)}, bs=playing, ts=self._t)
         self._t += 1
         actions = torch.zeros(self._n_slots, chosen.shape[1], dtype=torch.long)

@@ -29,6 +29,8 @@ class Recorder:
     def add(self, view: View, actions: Tensor, step: BatchedStep, active: Tensor) -> None:
         """Records one step of the ``active`` slots (B,) bool: what was seen, done, and came of it."""
         slots = active.nonzero().flatten()
+        if not len(slots):
+            return
         record = {
             **view._asdict(),
             "actions": actions.unsqueeze(-1),
@@ -128,8 +130,8 @@ class EpisodeStatistics:
         returns = np.array(self._returns)  # (episodes, 1 or n_agents)
         named = {"return": returns.sum(axis=1)}
         if returns.shape[1] > 1:
-            named = {f"agent_{i}_return": column for i, column in enumerate(returns.T)}
-            named["total_return"] = returns.sum(axis=1)
+            named |= {f"agent_{i}_return": column for i, column in enumerate(returns.T)}
+            named["total_return"] = named["return"]  # EPyMARL's name for it
         for name, values in named.items():
             logger.log_stat(f"{self.prefix}{name}_mean", float(values.mean()), t_env)
             logger.log_stat(f"{self.prefix}{name}_std", float(values.std()), t_env)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from components.episode_buffer import Device, EpisodeBatch, Preprocess, Scheme
-from envs import make_batched
+from envs import BATCHED_REGISTRY, make_batched
 from envs.batched_env import BatchedEnv
 from runners.acting import WindowActor, make_actor
 from runners.play import Play, Watch
@@ -174,9 +174,9 @@ class Runner:
         return recorder.take(n)
 
     def _test_slots(self, n: int) -> int:
-        """Slots in which ``n`` test episodes are played."""
-        most = {"episode": 1, "parallel": self.batch_size, "vector": MAX_TEST_SLOTS}[self.config.runner]
-        return min(most, n)
+        """Slots in which ``n`` test episodes are played: training's, or more of a batched simulator."""
+        batched = self.config.runner == "vector" and self.args.env in BATCHED_REGISTRY
+        return min(MAX_TEST_SLOTS if batched else self.batch_size, n)
 
     def _play_all(self, play: Play, n: int, stream: str, test_mode: bool) -> None:
         cuda = torch.device(self.config.device).type == "cuda"

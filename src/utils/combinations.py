@@ -12,6 +12,14 @@ TEAM_REWARD = {  # environments that reward the team as a whole
 }  # fmt: skip
 FRESH_PLAY = {"ppo_learner": "PPO learns from fresh episodes", "gawm_learner": "it keeps its own replay"}
 OURS = {"ppo_learner", "q_learner", "gawm_learner", "basic_mac", "latent_mac"}
+POLICIES = frozenset({"soft_policies", "multinomial"})  # action selectors that draw from a policy
+SELECTORS = POLICIES | {"epsilon_greedy"}
+OUTPUTS = {"q", "pi_logits"}
+ACTS_BY = {  # what the agents of a learner put out, and what makes actions of it
+    "q_learner": ("q", frozenset({"epsilon_greedy"})),
+    "ppo_learner": ("pi_logits", POLICIES),
+    "gawm_learner": ("pi_logits", POLICIES),
+}
 FOR_EPYMARL = ("optim_alpha", "add_value_last_step", "standardise_returns", "mask_before_softmax")
 
 
@@ -65,6 +73,20 @@ def _hypernet_layers(config: Config) -> str | None:
     return None if layers in (1, 2) else f"hypernet_layers must be 1 or 2, not {layers}."
 
 
+def _outputs(config: Config) -> str | None:
+    if config["learner"] not in ACTS_BY:
+        return None
+    outputs, selectors = ACTS_BY[config["learner"]]
+    if config["agent_output_type"] in OUTPUTS - {outputs}:
+        return f"learner={config['learner']} learns from agents with agent_output_type={outputs}."
+    if config["action_selector"] in SELECTORS - selectors:
+        return (
+            f"learner={config['learner']} needs action_selector={' or '.join(sorted(selectors))},"
+            f" not {config['action_selector']}."
+        )
+    return None
+
+
 def _attention_heads(config: Config) -> str | None:
     width, heads = config.get("wm_width", 1), config.get("wm_fusion_heads", 1)
     if width % heads:
@@ -100,6 +122,7 @@ RULES: list[Callable[[Config], str | None]] = [
     _replay,
     _fresh_play,
     _without_effect,
+    _outputs,
     _hypernet_layers,
     _attention_heads,
     _windows,

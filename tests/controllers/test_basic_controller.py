@@ -63,6 +63,30 @@ class SteppingAgent(RNNAgent):
         return outputs.squeeze(1), hiddens.squeeze(1)
 
 
+class SeparateAgents(torch.nn.Module):
+    """A network per agent, as those of EPyMARL: the state comes as (batch, n_agents, hidden)."""
+
+    def __init__(self, input_shape: int, args: Any) -> None:
+        super().__init__()
+        self.cells = torch.nn.ModuleList(torch.nn.GRUCell(input_shape, 16) for _ in range(N_AGENTS))
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(16, N_ACTIONS) for _ in range(N_AGENTS))
+
+    def init_hidden(self) -> torch.Tensor:
+        return torch.zeros(1, 16)
+
+    def forward(self, inputs, hidden_state):
+        own = inputs.view(-1, N_AGENTS, inputs.shape[-1])
+        hiddens = [cell(own[:, i], hidden_state[:, i]) for i, cell in enumerate(self.cells)]
+        outputs = [head(hidden) for head, hidden in zip(self.heads, hiddens, strict=True)]
+        return torch.stack(outputs, dim=1).flatten(0, 1), torch.stack(hiddens, dim=1)
+
+
+def test_unrolling_separate_agents_equals_stepping(monkeypatch):
+    monkeypatch.setitem(AGENTS, "rnn", SeparateAgents)
+    mac, batch = make_mac(), make_batch()
+    torch.testing.assert_close(mac.unroll(batch).softmax(-1), stepped(mac, batch))
+
+
 @pytest.mark.parametrize("obs_last_action", [True, False])
 @pytest.mark.parametrize("use_rnn", [True, False])
 @pytest.mark.parametrize("agent_class", [RNNAgent, SteppingAgent])

@@ -106,6 +106,26 @@ def test_a_controller_of_epymarl_plays_episodes_that_start_together(make_runner,
         assert runner.t_env == runner.env.steps == steps
 
 
+def test_a_controller_that_is_never_told_which_slots_play(make_runner, toy):
+    class Plain(toy.EpymarlMac):
+        def select_actions(self, ep_batch, t_ep, t_env=0, test_mode=False):
+            return super().select_actions(ep_batch, t_ep, t_env, range(3), test_mode)[:]
+
+    runner = make_runner(Plain(), batch_size_run=3)
+    for episode in episodes_of(runner.run()):
+        check_episode(episode, toy)
+
+
+def test_only_a_batched_simulator_plays_more_tests_side_by_side_than_training(make_runner, toy, monkeypatch):
+    made = []
+    for registry in ({}, {"toy": None}):
+        monkeypatch.setattr(runner_module, "BATCHED_REGISTRY", registry)
+        runner = make_runner(toy.RestartableMac(), batch_size_run=3, test_nepisode=20)
+        runner.run(test_mode=True)
+        made.append(runner._test_env.n_envs)
+    assert made == [3, 20]
+
+
 def test_both_ways_play_the_same_episodes(make_runner, toy):
     def played(mac):
         runner = make_runner(mac, batch_size_run=3)
@@ -177,6 +197,7 @@ def test_individual_rewards(make_runner, toy):
         check_episode(episode, toy)
     for key in ("agent_0_return_mean", "agent_1_return_std", "total_return_mean"):
         assert runner.logger.last(key) >= 0
+    assert runner.logger.last("return_mean") == runner.logger.last("total_return_mean")
 
 
 def test_epsilon_is_logged_if_there_is_one(make_runner, toy):

@@ -39,6 +39,41 @@ def test_an_algorithm_trains_from_its_file(command_line, load, alg):
         assert loss in metrics or not alg.startswith(family)
 
 
+@pytest.mark.parametrize("alg", ["iql", "ippo", "mappo"])
+def test_agents_are_rewarded_each_for_themselves(command_line, load, alg):
+    done = command_line.train(alg, "gymma", *FORAGING, *_tiny(alg), "common_reward=False")
+    assert done.returncode == 0, done.stderr
+    (record,) = (command_line.results / "sacred" / alg).glob("*/1")
+    metrics = load(record / "metrics.json")
+    each = [metrics[f"test_agent_{i}_return_mean"]["values"] for i in range(2)]
+    assert metrics["test_return_mean"]["values"] == pytest.approx([a + b for a, b in zip(*each, strict=True)])
+    assert {"test_total_return_mean", "final_last_return_mean"} <= set(metrics)
+
+
+@pytest.mark.parametrize(
+    ("alg", "setting", "needs"),
+    [
+        ("qmix", "action_selector=soft_policies", "action_selector=epsilon_greedy"),
+        ("mappo", "action_selector=epsilon_greedy", "action_selector=multinomial or soft_policies"),
+        ("mappo", "agent_output_type=q", "agent_output_type=pi_logits"),
+    ],
+)
+def test_what_a_learner_can_not_learn_from_is_refused(command_line, alg, setting, needs):
+    done = command_line.train(alg, "gymma", *FORAGING, *_tiny(alg), setting)
+    assert done.returncode == 2
+    assert needs in done.stderr
+    assert not (command_line.results / "sacred").exists()
+
+
+def test_an_argument_that_an_environment_does_not_know_is_refused_by_its_processes(command_line):
+    settings = [word for word in _tiny("iql") if not word.startswith("runner=")]
+    done = command_line.train("iql", "gymma", *FORAGING, *settings, "env_args.kwargs.sigt=2")
+    assert done.returncode == 2, done.stderr
+    assert "sigt" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (command_line.results / "sacred").exists()
+
+
 def test_gawm_trains_without_its_parts(command_line, load):
     """No reward trend, no buffer of imagined play, a policy on latents: by configuration alone."""
     done = command_line.train("gawm", "gymma", *FORAGING, *_tiny("gawm"), *ABLATED)

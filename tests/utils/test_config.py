@@ -35,7 +35,7 @@ target: 200
 """
 CONSTRAINTS = """
 counts: [batch_size]
-whole: [seed]
+seeds: [seed]
 positive: [lr, target]
 fractions: [gamma]
 nullable: [mixer]
@@ -100,7 +100,8 @@ class TestComposition:
             ("batch_size=1.5", ["whole number"]),
             ("batch_size=True", ["whole number"]),
             ("batch_size=many", ["whole number", "'many'"]),
-            ("seed=-1", ["whole number from 0 on"]),
+            ("seed=-1", ["whole number from 0 to"]),
+            ("seed=4294967296", ["whole number from 0 to"]),
             ("lr=0", ["a number above 0"]),
             ("lr=1e999", ["a number above 0"]),
             ("lr=nan", ["a number above 0"]),
