@@ -220,7 +220,8 @@ def _csv_curves(path: Path) -> tuple[str, dict[tuple[str, str, int, str], Series
         (metric,) = metrics
         for row in reader:
             key = row["alg"], row["map"], int(row["seed"]), row.get("run") or ""
-            curves[key].append(int(row["t_env"]), float(row[metric]), float(row.get("seconds") or "nan"))
+            value, seconds = (float(row.get(name) or "nan") for name in (metric, "seconds"))
+            curves[key].append(int(row["t_env"]), value, seconds)
     if not curves:
         raise ValueError("it has no rows")
     return metric, dict(curves)

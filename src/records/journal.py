@@ -164,6 +164,7 @@ class Journal:
         _cut_torn_line(directory / FILE)
         journal = cls(directory, keep)
         journal._write("resumed", keep=keep, **resumed)
+        journal.flush()  # a copy in a database tells by it what to cut off
         return journal
 
     def metric(self, name: str, step: int, value: float) -> None:

@@ -11,7 +11,7 @@ first writer that knows of it.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,23 @@ def explain(error: Exception, uri: str) -> str:
 
 
 class Replica:
-    """The copy of one run in the database; what is there already is not sent again."""
+    """The copy of one run in the database; what is there already is not sent again.
 
-    def __init__(self, database: Database[Document], record: Record, directory: Path) -> None:
+    Args:
+        database: where it lies.
+        record: what is known of the run.
+        directory: the run's.
+        wrote: is called whenever a part of the record has been stored.
+    """
+
+    def __init__(
+        self,
+        database: Database[Document],
+        record: Record,
+        directory: Path,
+        wrote: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._wrote = wrote
         self._runs, self._metrics = database.runs, database.metrics
         self._files = gridfs.GridFS(database)
         self._directory = directory
@@ -142,6 +156,7 @@ class Replica:
             if self._append(name, start + begin, part):
                 begin += len(part)
                 self._known[name] = start + begin
+                self._wrote()
             else:
                 self._known[name] = self._recount(name)
                 begin = self._known[name] - start
@@ -195,27 +210,41 @@ class Replica:
             {"_id": self.uid}, {"$pull": {"artifacts": {"name": name, "file_id": {"$ne": _id}}}}
         )
         self._runs.update_one({"_id": self.uid}, {"$addToSet": {"artifacts": link}})
+        self._wrote()
 
     def heartbeat(self, time: float) -> None:
         self._runs.update_one({"_id": self.uid}, {"$set": {"heartbeat": datetime.fromtimestamp(time, UTC)}})
 
     def state(self, record: Record) -> None:
-        """Set the run's status and what goes with it: the last thing that is written of a run."""
+        """Set the run's status and what goes with it: the last thing that is written of a run.
+
+        Who read the record before the run ended, or was resumed, leaves what has been written since.
+        """
         entry = run_entry(record)
         state = {"status": entry["status"], "result": entry["result"]}
         state["heartbeat"] = datetime.fromtimestamp(record.heartbeat, UTC)
         state["stop_time"] = datetime.fromtimestamp(record.ended["time"], UTC) if record.ended else None
         state["fail_trace"] = entry.get("fail_trace")
-        self._runs.update_one({"_id": self.uid}, {"$set": storable(state)})
+        state["epoch"] = self._epoch
+        not_later: Document = {"_id": self.uid, "epoch": {"$not": {"$gt": self._epoch}}}
+        if not record.ended:
+            not_later["$or"] = [{"stop_time": None}, {"epoch": {"$not": {"$gte": self._epoch}}}]
+        self._runs.update_one(not_later, {"$set": storable(state)})
+        self._wrote()
 
 
 def _last(points: Series) -> Document:
     return {"last_step": points.steps[-1], "last_time": points.times[-1]}
 
 
-def send(database: Database[Document], record: Record, directory: Path) -> Replica:
-    """Store all that ``record``, that of the run in ``directory``, has more than the database."""
-    replica = Replica(database, record, directory)
+def send(
+    database: Database[Document], record: Record, directory: Path, wrote: Callable[[], None] = lambda: None
+) -> Replica:
+    """Store all that ``record``, that of the run in ``directory``, has more than the database.
+
+    ``wrote`` is called after each part.
+    """
+    replica = Replica(database, record, directory, wrote)
     for name, points in record.metrics.items():
         replica.push(name, 0, points)
     for artifact in record.artifacts:

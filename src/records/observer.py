@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ class JournalObserver(RunObserver):
     def heartbeat_event(
         self, info: dict[str, Any], captured_out: str, beat_time: datetime, result: Any
     ) -> None:
-        self.journal.heartbeat()
+        with suppress(OSError):  # Sacred would never ask again, and the next one may succeed
+            self.journal.heartbeat()
         if time.monotonic() >= self._files_due:
             self._write_files()
 

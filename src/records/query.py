@@ -209,7 +209,10 @@ def best(frame: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             row | {"best": top["value"], "at": top["t_env"], "last": last["value"], "t_env": last["t_env"]}
         )
-    return pd.DataFrame(rows).sort_values(["best", "last"], ascending=False, ignore_index=True)
+    columns = ["run", "alg", "map", "seed", "best", "at", "last", "t_env"]
+    return pd.DataFrame(rows, columns=columns).sort_values(
+        ["best", "last"], ascending=False, ignore_index=True
+    )
 
 
 def notices(chosen: Sequence[Run]) -> list[str]:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class MongoReplicator(RunObserver):
         delay = BACK_OFF[0]
         while True:
             try:
-                copy = _Copy(self._database, self._source.dir)
+                copy = _Copy(self._database, self._source.dir, self._wrote)
                 while not copy.step():
                     self._answered()
                     delay = BACK_OFF[0]
@@ -79,8 +80,10 @@ class MongoReplicator(RunObserver):
                 self._closing.wait(delay)
             delay = min(2 * delay, BACK_OFF[1])
 
-    def _answered(self) -> None:
+    def _wrote(self) -> None:
         self._progress = time.monotonic()
+
+    def _answered(self) -> None:
         if self._away:
             self._log.info("MongoDB answers again; the record is being copied")
         self._away = False
@@ -94,13 +97,15 @@ class MongoReplicator(RunObserver):
 class _Copy:
     """One attempt: everything the journal says so far, then step by step what it says next."""
 
-    def __init__(self, database: Database[dict[str, Any]], directory: Path) -> None:
+    def __init__(
+        self, database: Database[dict[str, Any]], directory: Path, wrote: Callable[[], None]
+    ) -> None:
         database.command("ping")  # before the journal is read, in vain if nobody is there
         self._journal = directory / FILE
         events, self._offset, _ = read_events(self._journal)
         record = record_of(events, directory, self._journal.stat().st_mtime)
         self._seen = Counter({name: len(points) for name, points in record.metrics.items()})
-        self._replica = send(database, record, directory)
+        self._replica = send(database, record, directory, wrote)
         self._record = replace(record, metrics={}, _order=[])
         self._beat = time.monotonic()
 

@@ -75,7 +75,7 @@ def read(directory: Path) -> Record:
         metrics = json.loads(path.read_text()) if path.exists() else {}
         record = Record(
             started=_started(directory, config, run),
-            metrics={name: _series(content) for name, content in metrics.items()},
+            metrics={name: _series(content) for name, content in metrics.items() if content["steps"]},
             artifacts=[{"name": name, "path": name} for name in run["artifacts"]],
             heartbeat=_time(run["heartbeat"] or run["start_time"]),
         )
@@ -106,7 +106,12 @@ def _started(directory: Path, config: dict[str, Any], run: dict[str, Any]) -> di
 
 
 def _series(content: dict[str, list[Any]]) -> Series:
-    return Series(content["steps"], content["values"], [_time(text) for text in content["timestamps"]])
+    steps, values, times = (content[key] for key in ("steps", "values", "timestamps"))
+    if not len(steps) == len(values) == len(times):
+        raise ValueError("a metric's lists differ in length")
+    if not all(isinstance(number, int | float) for number in (*steps, *values)):
+        raise ValueError("a metric holds what is no number")
+    return Series(steps, values, [round(_time(text), 3) for text in times])  # as exact as a journal's
 
 
 def _iso(time: float) -> str:

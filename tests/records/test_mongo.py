@@ -1,21 +1,23 @@
 """Every point arrives in MongoDB exactly once, whatever happens to the server or the run."""
 
+import json
 import math
 import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from pymongo import MongoClient
 
-from records import sync
+from records import sacred_files, sync
 from records.folder import run_directories
-from records.journal import Journal, Series, read_journal
+from records.journal import FILE, Journal, Series, read_journal
 from records.mongo import BehindError, connect, digest, send, series
 from records.observer import JournalObserver
-from records.replicator import MongoReplicator
+from records.replicator import PATIENCE, MongoReplicator
 from utils.constraints import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -265,6 +267,72 @@ def test_a_copy_that_fails_is_named_at_the_end(mongo_uri, tmp_path, monkeypatch,
     copy.started_event()
     copy.join()
     assert "MongoDB lacks a part of this run's record" in caplog.text
+
+
+def _copying(directory: Path, uri: str) -> MongoReplicator:
+    observer = JournalObserver(directory.parent, ["trainer"], {})
+    observer.dir = directory
+    copy = MongoReplicator(observer, connect(uri), uri)
+    copy.started_event()
+    return copy
+
+
+def test_a_run_whose_end_was_not_recorded_is_not_waited_for(mongo_uri, tmp_path, caplog):
+    _journal(tmp_path / "1", 3).close()  # the disk was full when it ended
+    copy = _copying(tmp_path / "1", mongo_uri)
+    began = time.monotonic()
+    copy.join()
+    assert time.monotonic() - began < PATIENCE + 2
+    assert "MongoDB lacks a part of this run's record" in caplog.text
+
+
+def test_the_end_waits_as_long_as_the_copy_goes_on(mongo_server, tmp_path, caplog):
+    journal = _journal(tmp_path / "1", 1)
+    for i in range(25):
+        journal.metric(f"final_{i}", 1, float(i))
+    journal.ended("COMPLETED")
+    journal.close()
+    mongo_server.tell("delay 0.1")
+    copy = _copying(tmp_path / "1", mongo_server.uri)
+    began = time.monotonic()
+    copy.join()
+    assert time.monotonic() - began > PATIENCE
+    assert not caplog.text
+    mongo_server.tell("normal")
+    assert list(sync.verify(connect(mongo_server.uri), [tmp_path / "1"])) == []
+
+
+def test_who_read_a_record_earlier_does_not_overwrite_its_end(mongo_uri, tmp_path):
+    database, directory = connect(mongo_uri), tmp_path / "1"
+    journal = _journal(directory, 3)
+    running = read_journal(directory)
+    journal.ended("COMPLETED", {"t_env": 3})
+    completed = read_journal(directory)
+    journal.close()
+
+    def status() -> str:
+        return database.runs.find_one({"_id": running.uid})["status"]
+
+    send(database, completed, directory)
+    send(database, running, directory)
+    assert status() == "COMPLETED"
+    Journal.resume(directory, 3).close()
+    send(database, read_journal(directory), directory)
+    assert status() == "RUNNING"
+    with suppress(BehindError):
+        send(database, completed, directory)
+    assert status() == "RUNNING"
+
+
+def test_the_times_of_sacreds_own_files_are_as_exact_as_the_databases(mongo_uri, tmp_path):
+    _journal(tmp_path / "1", 3).close()
+    sacred_files.write(tmp_path / "1", read_journal(tmp_path / "1"))
+    metrics = json.loads((tmp_path / "1" / "metrics.json").read_text())
+    metrics["loss"]["timestamps"] = [f"2026-11-02T03:04:05.{123900 + i}" for i in range(3)]
+    (tmp_path / "1" / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "1" / FILE).unlink()
+    assert list(sync.sync(connect(mongo_uri), [tmp_path / "1"])) == []
+    assert list(sync.verify(connect(mongo_uri), [tmp_path / "1"])) == []
 
 
 def test_verify_names_each_difference(mongo_uri, tmp_path):

@@ -1,5 +1,6 @@
 """The observer in real Sacred experiments, and the files it makes for scripts that know Sacred's folders."""
 
+import errno
 import json
 import math
 import threading
@@ -66,6 +67,19 @@ def test_what_is_logged_through_sacred_is_recorded_within_a_heartbeat(tmp_path):
 
     observer = _run(tmp_path, body)
     assert read_journal(observer.dir).metrics["loss"].values == [0.5, 0.25]
+
+
+def test_a_heartbeat_that_fails_once_is_not_the_last(tmp_path, monkeypatch):
+    beats = []
+
+    def beat(self):
+        beats.append(time.monotonic())
+        if len(beats) == 1:
+            raise OSError(errno.ESTALE, "stale file handle")
+
+    monkeypatch.setattr("records.journal.Journal.heartbeat", beat)
+    _run(tmp_path, lambda run, observer: time.sleep(0.5))
+    assert len(beats) > 2
 
 
 def test_a_failure_is_recorded_with_its_reason(tmp_path):

@@ -12,13 +12,15 @@ import pytest
 from samples import write_run, write_runs
 from servers import MongoServer
 
-from records import export, query, sync
+from records import export, query, sacred_files, sync
 from records.folder import INDEX, FolderStore, run_directories
-from records.journal import DEAD_AFTER, FILE, Journal
+from records.journal import DEAD_AFTER, FILE, Journal, read_journal
 from records.mongo import connect
 from records.mongo_store import MongoStore
 from records.query import Filter, select
 from utils.constraints import ConfigError
+
+NOON = "2026-11-02T12:00:00"
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +236,38 @@ def test_runs_are_found_where_they_lie_now(tmp_path):
     (run,) = select(store, Filter(runs=(str(directory),)))
     assert run.where == str(directory)
     assert len(query.curves(store, [run], "test_battle_won_mean")) == 3
+
+
+def test_values_that_are_no_numbers_are_kept_and_ranked_nowhere(tmp_path):
+    write_run(tmp_path, scale=float("nan"))
+    write_run(tmp_path, seed=1)
+    store = FolderStore([tmp_path])
+    frame = query.curves(store, store.runs(), "test_battle_won_mean")
+    assert query.best(frame)["seed"].tolist() == [1]
+    assert len(query.best(frame[frame["seed"] == 0])) == 0
+    (tmp_path / "kept.csv").write_text(export.curve_csv(frame, "test_battle_won_mean"))
+    kept = FolderStore([tmp_path / "kept.csv"])
+    again = query.curves(kept, kept.runs(), "test_battle_won_mean")
+    assert kept.problems == []
+    assert again.sort_values(["seed", "t_env"])["value"].isna().tolist() == [True] * 3 + [False] * 3
+
+
+def test_odd_files_of_sacred_hide_no_other_run(tmp_path):
+    write_run(tmp_path)
+    odd = [
+        {"loss": {"steps": [1], "values": [{"py/object": "torch.Tensor"}], "timestamps": [NOON]}},
+        {"loss": {"steps": [1, 2], "values": [0.5], "timestamps": [NOON]}},
+        {"loss": {"steps": [], "values": [], "timestamps": []}},
+    ]
+    for seed, metrics in enumerate(odd, start=1):
+        directory = write_run(tmp_path, seed=seed)
+        sacred_files.write(directory, read_journal(directory))
+        (directory / "metrics.json").write_text(json.dumps(metrics))
+        (directory / FILE).unlink()
+    store = FolderStore([tmp_path])
+    assert [run.seed for run in store.runs() if run.metrics] == [0]
+    assert len(store.runs()) == 2  # the one without a point is a run, too
+    assert len(store.problems) == 2
 
 
 def test_runs_of_one_name_and_several_configurations_are_told(tmp_path):
