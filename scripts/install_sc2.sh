@@ -16,12 +16,14 @@ SUMS=$(cd "$(dirname "$0")" && pwd)/sc2_maps.sha256
 usage() {
   cat <<EOF
 usage: scripts/install_sc2.sh [--to FOLDER] [--accept-licence] [--maps-only] [--archive FILE] [--sha256 SUM]
+                             [--maps FOLDER]
 
   --to FOLDER       where the game goes (default: \$SC2PATH, or ~/StarCraftII); some 8 GB while installing
   --accept-licence  you agree to Blizzard's licence: $LICENCE_URL
   --maps-only       install the maps into a game that is there
   --archive FILE    take the game from this archive instead of downloading it
   --sha256 SUM      of the archive, if it is not the one of SC2.4.10.zip
+  --maps FOLDER     take the maps from this folder instead of downloading them
 EOF
 }
 
@@ -32,9 +34,12 @@ to=${SC2PATH:-$HOME/StarCraftII}
 accepted=no maps_only=no archive=
 while (($#)); do
   case $1 in
-    --to|--archive|--sha256)
+    --to|--archive|--sha256|--maps)
       [[ -n ${2:-} ]] || reject "$1 needs a value (see --help)."
-      case $1 in --to) to=$2 ;; --archive) archive=$2 ;; --sha256) GAME_SHA256=$2 ;; esac
+      case $1 in --to) to=$2 ;; --archive) archive=$2 ;; --sha256) GAME_SHA256=$2 ;;
+        --maps) [[ -d $2 ]] || reject "There is no folder $2."
+          SMAC_MAPS_URL=file://$(cd "$2" && pwd) SMACV2_MAPS_URL=$SMAC_MAPS_URL ;;
+      esac
       shift ;;
     --accept-licence) accepted=yes ;;
     --maps-only) maps_only=yes ;;
@@ -57,25 +62,27 @@ install_game() {
   if [[ -z $archive ]]; then
     archive=${to%/}.SC2.4.10.zip ours=yes
     mkdir -p "$(dirname "$to")"
-    echo "Downloading $GAME_URL to $archive (some 4 GB)"
-    curl --fail --location --retry 5 --continue-at - --output "$archive" "$GAME_URL" ||
-      fail "The download of $GAME_URL failed; run this again and it goes on where it stopped."
+    if ! matches "$archive" "$GAME_SHA256"; then  # asked to go on at the end of a whole file, servers answer 416
+      echo "Downloading $GAME_URL to $archive (some 4 GB)"
+      curl --fail --location --retry 5 --continue-at - --output "$archive" "$GAME_URL" ||
+        fail "The download of $GAME_URL failed; run this again and it goes on where it stopped."
+    fi
   fi
   [[ -f $archive ]] || reject "There is no archive $archive."
   echo "Checking $archive"
   matches "$archive" "$GAME_SHA256" ||
     fail "$archive is broken or another file (its sha256 is not $GAME_SHA256): remove it and run this again."
-  local unpacked=${to%/}.unpacking
+  local unpacked=$to/.unpacking program=Versions/$BUILD/SC2_x64  # inside, since files are linked from there
   rm -rf "$unpacked"
   mkdir -p "$unpacked"
   echo "Unpacking into $to"
   unzip -q -P "$PASSWORD" "$archive" -d "$unpacked" ||
-    fail "$archive cannot be unpacked; is there room in $(dirname "$to")?"
-  [[ -f $unpacked/StarCraftII/Versions/$BUILD/SC2_x64 ]] ||
-    fail "$archive holds no StarCraftII/Versions/$BUILD/SC2_x64."
-  chmod +x "$unpacked/StarCraftII/Versions/$BUILD/SC2_x64"
-  mkdir -p "$to"
-  cp -al "$unpacked/StarCraftII/." "$to/"
+    fail "$archive cannot be unpacked; is there room in $to?"
+  [[ -f $unpacked/StarCraftII/$program ]] || fail "$archive holds no StarCraftII/$program."
+  chmod +x "$unpacked/StarCraftII/$program"
+  mv "$unpacked/StarCraftII/$program" "$unpacked/"  # it comes last: where it is, all is
+  cp -alf "$unpacked/StarCraftII/." "$to/"
+  mv "$unpacked/SC2_x64" "$to/$program"
   rm -rf "$unpacked"
   [[ -z $ours ]] || rm "$archive"
 }
@@ -99,13 +106,14 @@ install_maps() {
 if [[ -x $to/Versions/$BUILD/SC2_x64 ]]; then
   echo "StarCraft II 4.10 is in $to already"
 elif [[ $maps_only == yes ]]; then
-  reject "There is no StarCraft II 4.10 in $to to install maps into; leave --maps-only away to install it."
+  compgen -G "$to/Versions/Base*/SC2_x64" > /dev/null ||
+    reject "There is no StarCraft II in $to to install maps into; leave --maps-only away to install it."
 else
   install_game
 fi
 install_maps
 cat <<EOF
-StarCraft II 4.10 and the maps are in $to. Now:
+StarCraft II and the maps are in $to. Now:
   export SC2PATH=$to
   pip install --no-deps -r requirements-sc2.txt
   python src/main.py check sc2

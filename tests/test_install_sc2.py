@@ -61,7 +61,8 @@ def test_nothing_is_downloaded_without_the_licence_being_accepted(place):
 
 
 @pytest.mark.parametrize(
-    "words", [["--fast"], ["--sha256"], ["--maps-only"], ["--accept-licence", "--archive", "x"]]
+    "words",
+    [["--fast"], ["--sha256"], ["--maps-only"], ["--accept-licence", "--archive", "x"], ["--maps", "x"]],
 )
 def test_bad_arguments_are_answered_with_one_sentence(place, words):
     done = place.run(*words)
@@ -95,6 +96,56 @@ def test_a_download_that_broke_off_goes_on(place):
     done = place.run("--accept-licence", "--sha256", _sha256(archive))
     assert done.returncode == 0, done.stderr
     assert (place.game / BINARY).exists()
+
+
+def test_a_whole_download_is_not_downloaded_again(place):
+    archive = place.archive()
+    place.game.parent.mkdir()
+    shutil.move(archive, place.game.parent / "SC2.SC2.4.10.zip")  # the source has none any more
+    done = place.run("--accept-licence", "--sha256", _sha256(place.game.parent / "SC2.SC2.4.10.zip"))
+    assert done.returncode == 0, done.stderr
+    assert (place.game / BINARY).exists()
+
+
+def test_an_older_game_is_replaced_but_for_its_own_build(place):
+    (place.source / "StarCraftII").mkdir()
+    (place.source / "StarCraftII" / ".build.info").write_text("4.10")
+    older = place.game / "Versions/Base69232/SC2_x64"
+    older.parent.mkdir(parents=True)
+    older.touch(mode=0o755)
+    (place.game / ".build.info").write_text("4.6.2")
+    place.sums.write_text("")
+    done = place.run("--maps-only")
+    assert done.returncode == 0, done.stderr  # maps go into a game of any build
+    done = place.run("--accept-licence", "--sha256", _sha256(place.archive()))
+    assert done.returncode == 0, done.stderr
+    assert (place.game / ".build.info").read_text() == "4.10"
+    assert (place.game / BINARY).exists()
+    assert older.exists()
+    assert sorted(path.name for path in place.game.iterdir()) == [".build.info", "Maps", "Versions"]
+
+
+def test_what_breaks_off_between_leaves_no_game_that_looks_complete(place):
+    archive = place.archive()
+    (place.game / "Versions").mkdir(parents=True)
+    (place.game / "Versions" / "Base75689").write_text("no folder: nothing can be linked into it")
+    words = ["--accept-licence", "--archive", str(archive), "--sha256", _sha256(archive)]
+    assert place.run(*words).returncode != 0
+    (place.game / "Versions" / "Base75689").unlink()
+    assert "already" not in place.run(*words).stdout
+    assert (place.game / BINARY).exists()
+
+
+def test_without_the_internet_game_and_maps_come_from_files(place):
+    archive = place.archive()
+    maps = place.source / "maps"
+    maps.mkdir()
+    shutil.move(place.source / "tiny.SC2Map", maps)
+    done = place.run(
+        "--accept-licence", "--archive", str(archive), "--sha256", _sha256(archive), "--maps", str(maps)
+    )
+    assert done.returncode == 0, done.stderr
+    assert (place.game / "Maps/SMAC_Maps/tiny.SC2Map").read_text() == "a map"
 
 
 def test_a_broken_archive_is_refused_and_nothing_installed(place):

@@ -31,7 +31,7 @@ DIFFICULTIES = tuple("123456789A")
 BUILD_PREFIX = "Base"
 BUILD_WORD = "build "  # begins the name of a version of which only the build is known
 RELEASES = {69232: "4.6.2", 75689: "4.10.0"}  # of builds without a .build.info: SMAC's paper's and ours
-SHARED_MEMORY_PER_GAME = 8 << 20  # bytes; a cautious floor of our own, there is no published figure
+SHARED_MEMORY_PER_GAME = 2 << 20  # bytes; a floor of our own: with Docker's 64 MiB others play 16 games
 
 SMAC_MAPS = (
     "3m", "8m", "25m", "5m_vs_6m", "8m_vs_9m", "10m_vs_11m", "27m_vs_30m", "MMM", "MMM2", "2s3z", "3s5z",
@@ -250,7 +250,10 @@ def _map_file(env: str, map_name: str) -> Path:
 
 
 def _shared_memory(games: int) -> str:
-    free = shutil.disk_usage("/dev/shm").free
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except FileNotFoundError as error:
+        raise Missing("There is no /dev/shm, which the game needs: mount -t tmpfs tmpfs /dev/shm") from error
     if free < games * SHARED_MEMORY_PER_GAME:
         raise Missing(
             f"/dev/shm has {free >> 20} MiB free, too little for {games} games: mount -o remount,size=1G "

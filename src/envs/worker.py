@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from envs.episodes import Episodes, info_of
 from utils.processes import end_with_parent
+from utils.seeding import seed_global_generators
 
 
 class Failure(NamedTuple):
@@ -39,6 +40,7 @@ def serve(connection: Connection, pickled_factory: bytes, seed: int) -> None:
         except ValueError as error:
             connection.send(Failure(str(error), traceback.format_exc(), refused=True))
             return
+        seed_global_generators(seed)  # simulators such as SMACv2 draw from them
         episodes = Episodes(env, seed)
         connection.send(info_of(env))
         while True:

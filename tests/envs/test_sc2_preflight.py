@@ -128,6 +128,12 @@ def test_another_system_and_too_little_shared_memory(complete, monkeypatch):
     monkeypatch.setattr(sc2_preflight, "SHARED_MEMORY_PER_GAME", 1 << 60)
     assert "--shm-size" in failures(games=8)["shared memory"]
 
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(sc2_preflight.shutil, "disk_usage", missing)
+    assert "There is no /dev/shm" in failures()["shared memory"]
+
 
 def test_too_few_ports_for_all_games(complete, monkeypatch):
     def none_left(address):

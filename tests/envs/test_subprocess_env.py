@@ -1,6 +1,7 @@
 """Environments in processes: the same episodes as in this process, clear errors, nobody left behind."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -131,6 +132,25 @@ def test_the_same_episodes_as_in_this_process():
         assert torch.equal(step.arrived.state, torch.cat([s.arrived.state for s in steps]))
         view, views = step.view, [s.view for s in steps]
     there.close()
+
+
+class Drawing(Obedient):
+    """Draws from the global generators, as some simulators do."""
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed, options)
+        self.t = random.randrange(10**6) + np.random.randint(10**6)
+        return self.get_obs(), {}
+
+
+def test_global_generators_of_the_workers_are_seeded():
+    drawn = []
+    for seeds in ([3, 4], [3, 4]):
+        env = SubprocessEnv(Drawing, seeds)
+        drawn.append(env.reset().obs)
+        env.close()
+    assert torch.equal(*drawn)
+    assert drawn[0][0].tolist() != drawn[0][1].tolist()
 
 
 def test_a_worker_that_cannot_start_is_told_in_one_sentence():
