@@ -1,5 +1,6 @@
 """The runs that a study consists of: which are done, which are missing, and running those side by side."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import resume
+from utils.constraints import ConfigError
 from utils.processes import end_with_parent
 
 MAIN = Path(__file__).with_name("main.py")
@@ -52,14 +54,14 @@ class Job:
 
 def _can_go_on(directory: Path) -> bool:
     """Whether the newest checkpoint holds all that is needed, or there is none: then it begins anew."""
-    from checkpoints import CheckpointError, CheckpointStore  # here, since torch takes its time
-    from run import CHECKPOINTS
+    from checkpoints import CheckpointError  # here, since torch takes its time
+    from run import newest_checkpoint
 
     try:
-        checkpoint = CheckpointStore(directory / CHECKPOINTS).newest()
-    except CheckpointError:  # all are damaged
+        newest_checkpoint(directory, logging.getLogger(__name__))
+    except (CheckpointError, ConfigError):  # all are damaged; it can't be resumed
         return False
-    return checkpoint is None or checkpoint.is_complete
+    return True
 
 
 class Pool:

@@ -112,8 +112,7 @@ class FolderStore:
             if problem:
                 self.problems.append(problem)
             else:
-                # Where it lies now: the index may have been made elsewhere, or the folder moved since.
-                run = run_of({**json.loads(text), "where": str(root / path)}, heartbeat)
+                run = run_of(json.loads(text), heartbeat, str(root / path))
                 runs.append(run)
                 self._indices[run.run] = root, path
                 self._kept.pop(run.run, None)  # the record itself says more than a copy of a curve
@@ -132,7 +131,7 @@ class FolderStore:
             kept[metric] = points
             record = Record({"uid": uid, "id": "csv", "config": config, "time": 0.0}, kept)
             record.ended = {"status": KEPT, "time": points.times[-1]}
-            yield run_of(summary(record, str(path)), 0.0)
+            yield run_of(summary(record), 0.0, str(path))
 
 
 def _rows(root: Path) -> list[tuple[str, str, str, float]]:
@@ -183,7 +182,7 @@ def _store(index: sqlite3.Connection, directory: Path, path: str, stamp: str) ->
     _forget(index, path)
     try:
         record = read_record(directory)
-        text = json.dumps(summary(record, str(directory)))
+        text = json.dumps(summary(record))
     except (DamagedRecord, KeyError, TypeError) as error:
         problem = (
             str(error) if isinstance(error, DamagedRecord) else f"{directory} lacks {error} in its record."

@@ -35,8 +35,9 @@ class MongoStore:
         runs = []
         for document in self._find("runs", {}, hidden):
             try:
+                summary = _summary(document, metrics[document["_id"]])
                 heartbeat = document["heartbeat"].timestamp()
-                runs.append(run_of(_summary(document, metrics[document["_id"]]), heartbeat))
+                runs.append(run_of(summary, heartbeat, f"MongoDB, {document['_id']}"))
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 self.problems.append(f"The run {document['_id']} in MongoDB is of another kind ({error!r}).")
         return sorted(runs, key=order)
@@ -76,5 +77,4 @@ def _summary(document: Document, metrics: Sequence[Document]) -> dict[str, Any]:
             "error": document["fail_trace"] and document["fail_trace"][-1].strip(),
             "artifacts": [artifact["name"] for artifact in document["artifacts"]],
         },
-        "where": f"MongoDB, {document['_id']}",
     }

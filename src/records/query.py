@@ -221,30 +221,30 @@ def notices(chosen: Sequence[Run]) -> list[str]:
     died = [run.run for run in chosen if run.status == "DIED"]
     if died:
         lines.append(f"Died without an end (no heartbeat): {', '.join(died)}.")
-    seeds: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    alike: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in chosen:
-        seeds[run.map][run.alg].add(run.seed)
-    for task, by_alg in sorted(seeds.items()):
-        everywhere = set().union(*by_alg.values())
+        alike[run.map][run.alg].append(run)
+    free = {"seed", *may_change()}
+    for task, by_alg in sorted(alike.items()):
+        everywhere = {run.seed for there in by_alg.values() for run in there}
         for alg, there in sorted(by_alg.items()):
-            if missing := sorted(everywhere - there):
+            counts = Counter(run.seed for run in there)
+            if missing := sorted(everywhere - counts.keys()):
                 lines.append(f"{alg} on {task} lacks seed {', '.join(map(str, missing))}, which others have.")
-            counts = Counter(run.seed for run in chosen if (run.map, run.alg) == (task, alg))
             if twice := sorted(seed for seed, n in counts.items() if n > 1):
                 lines.append(
                     f"{alg} on {task} has seed {', '.join(map(str, twice))} more than once; each run counts."
                 )
-            lines += _mixed([run for run in chosen if (run.map, run.alg) == (task, alg)], f"{alg} on {task}")
+            lines += _mixed(there, f"{alg} on {task}", free)
     builds = sorted({run.build for run in chosen if run.build})
     if len(builds) > 1:
         lines.append(f"There are results of different StarCraft II builds, kept apart: {', '.join(builds)}.")
     return lines
 
 
-def _mixed(alike: Sequence[Run], what: str) -> list[str]:
-    """Return a sentence if runs that share a name were configured differently."""
+def _mixed(alike: Sequence[Run], what: str, free: set[str]) -> list[str]:
+    """Return a sentence if runs that share a name were configured differently but for the keys ``free``."""
     configs = [flatten(run.config) for run in alike if run.status != KEPT]
-    free = {"seed", "local_results_path", *may_change()}
     values = {
         key: sorted({str(config.get(key, "-")) for config in configs})
         for key in sorted({key for config in configs for key in config} - free)
@@ -264,12 +264,13 @@ def lengths(frame: pd.DataFrame) -> list[str]:
     which the algorithms do."""
     lines = []
     for task, group in frame.groupby("map"):
-        ends = {str(alg): int(points["t_env"].max()) for alg, points in group.groupby("alg")}
-        longest = max(ends.values())
-        if not all(
-            statistics.reaches(np.sort(points["t_env"].unique()), longest)
-            for _, points in group.groupby("alg")
-        ):
+        # Each algorithm's longest run, whose own spacing of tests says how near the end it must come.
+        longest = {
+            str(alg): max((run["t_env"].to_numpy() for _, run in points.groupby("run")), key=max)
+            for alg, points in group.groupby("alg")
+        }
+        ends = {alg: int(max(steps)) for alg, steps in longest.items()}
+        if not all(statistics.reaches(steps, max(ends.values())) for steps in longest.values()):
             listed = ", ".join(f"{alg} {end:,}" for alg, end in sorted(ends.items()))
             lines.append(f"On {task} the algorithms end at different steps: {listed}.")
     for (task, alg), group in frame.groupby(["map", "alg"]):

@@ -56,7 +56,7 @@ class Store(Protocol):
         """
 
 
-def summary(record: Record, where: str) -> dict[str, Any]:
+def summary(record: Record) -> dict[str, Any]:
     """Return what a Run holds of ``record``, in a form that JSON takes."""
     started, ended = record.started, record.ended or {}
     last = [(points.steps[-1], points.times[-1]) for points in record.metrics.values()]
@@ -80,12 +80,11 @@ def summary(record: Record, where: str) -> dict[str, Any]:
             "error": ended.get("error"),
             "artifacts": [artifact["name"] for artifact in record.artifacts],
         },
-        "where": where,
     }
 
 
-def run_of(summary: Mapping[str, Any], heartbeat: float) -> Run:
-    """Return the run of a ``summary``; whether it lives is told by its last ``heartbeat``."""
+def run_of(summary: Mapping[str, Any], heartbeat: float, where: str) -> Run:
+    """Return the run of a ``summary`` that lies ``where``; whether it lives its last ``heartbeat`` tells."""
     config, git = summary["config"], summary["git"]
     return Run(
         run=summary["run"],
@@ -104,5 +103,5 @@ def run_of(summary: Mapping[str, Any], heartbeat: float) -> Run:
         config=config,
         metrics=tuple(summary["metrics"]),
         details=summary["details"],
-        where=summary["where"],
+        where=where,
     )

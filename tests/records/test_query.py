@@ -301,6 +301,14 @@ def test_algorithms_that_end_at_different_steps_are_told(tmp_path):
     assert left_out == ["Runs of qmix on 3m that end before step 5,000 are left out: 1."]
 
 
+def test_tests_of_many_runs_do_not_make_the_ends_of_algorithms_differ(tmp_path):
+    for seed in range(5):  # whose tests fall on different steps, 100 apart in a run
+        write_run(tmp_path, "qmix", seed=seed, steps=[seed * 10 + step for step in range(0, 1001, 100)])
+    write_run(tmp_path, "mappo", steps=range(90, 1091, 100))
+    store = FolderStore([tmp_path])
+    assert query.lengths(query.curves(store, store.runs(), "test_battle_won_mean")) == []
+
+
 def test_notices_name_what_a_comparison_lacks(tmp_path):
     for seed in (0, 1, 2):
         write_run(tmp_path, "qmix", seed=seed, versions={"game_build": "75689"})
