@@ -114,7 +114,7 @@ class Replica:
         self._directory = directory
         self.uid = record.uid
         self._epoch = len(record.kept)
-        self._metrics.create_index("run_id")
+        self._metrics.create_index([("run_id", pymongo.ASCENDING), ("name", pymongo.ASCENDING)])
         self._runs.update_one(
             {"_id": self.uid},
             {"$setOnInsert": _new_run(record), "$set": {"config": storable(record.config)}},
