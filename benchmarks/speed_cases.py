@@ -292,8 +292,15 @@ CASES: dict[str, Callable[[], Case]] = {
     "smax_8m_64_gru": partial(recurrent_play, 64),
     "run_qmix_2s3z": partial(whole_run, "qmix", "2s3z", steps=2000, warm_up=6000),
     "run_mappo_2s3z": partial(whole_run, "mappo", "2s3z", steps=3000, warm_up=3000),
-    "run_gawm_small_3m": partial(
-        whole_run, "gawm_small", "3m", steps=200, warm_up=700, wm_early_steps=0, checkpoint_interval=10**9
+    "run_gawm_small_3m": partial(  # at the mean pace of its 50,000 steps
+        whole_run,
+        "gawm_small",
+        "3m",
+        steps=600,
+        warm_up=700,
+        wm_steps_per_update=15,
+        policy_steps_per_round=150,
+        checkpoint_interval=10**9,
     ),
     "checkpoint": checkpoint,
 }

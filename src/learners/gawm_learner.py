@@ -48,8 +48,7 @@ class GAWMConfig:
     pseudo_rounds: int  # imagination rounds kept (B_p)
     start_training_steps: int  # environment steps before the first update
     wm_steps_per_update: float  # environment steps per world-model update
-    wm_early_steps: int  # but for so many at the beginning
-    wm_early_steps_per_update: float  # which have this ratio
+    wm_share_per_update: float  # but no less than this share of all steps so far
     wm_batch_size: int  # windows per world-model update
     wm_sequence_length: int  # records per window
     wm_lr: float  # Adam step size
@@ -57,6 +56,7 @@ class GAWMConfig:
     wm_grad_norm_clip: float
     wm_averaging: float  # decay of the moving average of its weights, which imagines
     policy_steps_per_round: float  # environment steps per imagination round and PPO phase
+    policy_share_per_round: float  # but no less than this share of all steps so far
     imagination_episodes: int  # real episodes whose moments imagination may start from
     imagination_newest: int  # records of the newest real play they are drawn from
     imagination_starts: int  # rollouts per round
@@ -116,10 +116,8 @@ class GAWMLearner:
         )
         self.pseudo = PseudoBuffer(config.pseudo_rounds, self._imagined_sizes(), config.device)
         self.buffers = {"real play": self.trajectories, "imagined play": self.pseudo}
-        self.wm_clock = Ratio(
-            config.wm_steps_per_update, config.wm_early_steps, config.wm_early_steps_per_update
-        )
-        self.policy_clock = Ratio(config.policy_steps_per_round)
+        self.wm_clock = Ratio(config.wm_steps_per_update, config.wm_share_per_update)
+        self.policy_clock = Ratio(config.policy_steps_per_round, config.policy_share_per_round)
         self.log_clock = Every(config.learner_log_interval)
 
     def _imagined_sizes(self) -> ImaginedSizes:

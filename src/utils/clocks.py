@@ -4,6 +4,7 @@ They count environment steps and nothing else, so what they drive keeps its pace
 environments.
 """
 
+import math
 from typing import Any
 
 
@@ -15,28 +16,28 @@ class Ratio:
 
     Args:
         steps_per_update: environment steps per update.
-        early_steps: so many environment steps at the beginning have a ratio of their own:
-        early_steps_per_update: this one.
+        share_per_update: but for no less than this share of all steps so far: what has been seen grows by the
+            same factor from each update to the next then, and the updates become rarer.
     """
 
-    def __init__(
-        self, steps_per_update: float, early_steps: int = 0, early_steps_per_update: float = 1
-    ) -> None:
-        for ratio in (steps_per_update, early_steps_per_update):
-            if ratio <= 0:
-                raise ValueError(f"steps_per_update must be positive, got {ratio}")
+    def __init__(self, steps_per_update: float, share_per_update: float = 0.0) -> None:
+        if steps_per_update <= 0:
+            raise ValueError(f"steps_per_update must be positive, got {steps_per_update}")
         self.steps_per_update = steps_per_update
-        self.early_steps = early_steps
-        self.early_steps_per_update = early_steps_per_update
+        self.share_per_update = share_per_update
         self.updates = 0
 
     def due(self, t_env: int) -> int:
         """Return the number of updates that became due since the last call, up to step ``t_env``."""
-        early = min(t_env, self.early_steps)
-        by_now = early / self.early_steps_per_update + (t_env - early) / self.steps_per_update
-        due = max(0, int(by_now) - self.updates)
+        due = max(0, int(self._until(t_env)) - self.updates)
         self.updates += due
         return due
+
+    def _until(self, t_env: int) -> float:
+        """All updates up to step ``t_env``: the integral of one per max(steps, share * t) steps."""
+        even = t_env / self.steps_per_update
+        rarer = even * self.share_per_update
+        return even if rarer <= 1 else (1 + math.log(rarer)) / self.share_per_update
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates}

@@ -20,9 +20,18 @@ def test_ratio_below_one_step_makes_several_updates_per_step():
     assert [Ratio(0.5).due(3), Ratio(0.25).due(1)] == [6, 4]
 
 
-def test_ratio_may_differ_early_on():
-    clock = Ratio(10, early_steps=100, early_steps_per_update=4)
-    assert [clock.due(t) for t in (50, 100, 105, 110, 200)] == [12, 13, 0, 1, 9]
+@given(st.integers(1, 20), st.floats(0.001, 0.1), STEPS)
+def test_ratio_never_makes_an_update_for_less_than_its_share_of_all_steps(steps_per_update, share, arrivals):
+    clock, t, updates = Ratio(steps_per_update, share), 0, 0
+    for steps in arrivals:
+        pace = sum(1 / max(steps_per_update, share * (t + k + 0.5)) for k in range(steps))
+        t += steps
+        due = clock.due(t)
+        assert due == pytest.approx(pace, abs=1.1)
+        updates += due
+    assert updates == pytest.approx(
+        sum(1 / max(steps_per_update, share * (k + 0.5)) for k in range(t)), abs=1.1
+    )
 
 
 @given(st.integers(1, 100), st.integers(0, 200), STEPS)
