@@ -193,9 +193,8 @@ def muon(ours: bool) -> Case:
 
 def random_play(battles: int, env_map: str = "8m", steps: int = 50) -> Case:
     """SMAX under a random policy."""
-    import torch
-
     from envs.smax import BatchedSMAX
+    from utils.rl_utils import sample_categorical
 
     env = BatchedSMAX(range(battles), env_map)
     view = env.reset()
@@ -203,8 +202,7 @@ def random_play(battles: int, env_map: str = "8m", steps: int = 50) -> Case:
     def call() -> float:
         nonlocal view
         for _ in range(steps):
-            weights = view.avail_actions.flatten(0, 1).float()
-            view = env.step(torch.multinomial(weights, 1).view(battles, -1)).view
+            view = env.step(sample_categorical(view.avail_actions.float())).view
         return steps * battles
 
     return Case(call, "env steps", ((env, "step"),))

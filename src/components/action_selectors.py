@@ -17,12 +17,8 @@ import torch
 from torch import Tensor
 
 from components.epsilon_schedules import DecayThenFlatSchedule
+from utils.rl_utils import sample_categorical
 from utils.typed_args import read
-
-
-def sample(weights: Tensor) -> Tensor:
-    """Draws one action per agent in proportion to non-negative `weights` (batch, n_agents, n_actions)."""
-    return torch.multinomial(weights.flatten(0, 1), 1).view(weights.shape[:2])
 
 
 def masked_argmax(scores: Tensor, avail_actions: Tensor) -> Tensor:
@@ -64,7 +60,7 @@ class EpsilonGreedyActionSelector:
         if epsilon == 0:
             return greedy
         explore = torch.rand_like(agent_inputs[..., 0]) < epsilon
-        return torch.where(explore, sample(avail_actions.float()), greedy)
+        return torch.where(explore, sample_categorical(avail_actions.float()), greedy)
 
     def state_dict(self) -> dict[str, float]:
         """The last training epsilon; everything else follows from the environment step."""
@@ -95,7 +91,7 @@ class SoftPoliciesSelector:
         """Actions (batch, n_agents) from probabilities (batch, n_agents, n_actions)."""
         if test_mode and self.config.test_greedy:
             return masked_argmax(agent_inputs, avail_actions)
-        return sample(agent_inputs.masked_fill(avail_actions == 0, 0.0))
+        return sample_categorical(agent_inputs.masked_fill(avail_actions == 0, 0.0))
 
     def state_dict(self) -> dict[str, float]:
         """Nothing is remembered between calls."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.world_models.world_model import LatentState, Sight, WorldModel
-from utils.rl_utils import log_softmax
+from utils.rl_utils import log_softmax, sample_categorical
 
 
 class Moment(NamedTuple):
@@ -89,10 +89,3 @@ def decode(sight: Sight, living: Tensor) -> tuple[Tensor, Tensor]:
 def masked_log_softmax(logits: Tensor, avail_actions: Tensor) -> Tensor:
     """Log-probabilities (..., n_actions) in which an unavailable action has exactly no chance."""
     return log_softmax(BasicMAC.masked(logits.float(), avail_actions))
-
-
-def sample_categorical(probs: Tensor) -> Tensor:
-    """(..., k) probabilities -> (...) int64 draws; an outcome of probability zero is never drawn."""
-    cumulative = probs.cumsum(dim=-1)
-    threshold = torch.rand((*probs.shape[:-1], 1), device=probs.device) * cumulative[..., -1:]
-    return (cumulative <= threshold).sum(dim=-1).clamp_max(probs.shape[-1] - 1)

@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from checkpoints import CheckpointStore
-from components.action_selectors import sample
 from quality.held_out import TASK, HeldOut, from_episodes, join, save
 from run import CHECKPOINTS, arguments, build_acting, refusals
 from runners import REGISTRY as RUNNERS
 from utils.logging import Logger
+from utils.rl_utils import sample_categorical
 
 STREAM = "held_out"  # of random numbers, which no run draws from
 
@@ -34,7 +34,7 @@ class RandomMAC:
         self, batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
     ) -> Tensor:
         """(B, n) int64 actions at step ``t_ep`` of the batch."""
-        return sample(batch["avail_actions"][bs, t_ep].float())
+        return sample_categorical(batch["avail_actions"][bs, t_ep].float())
 
 
 def record(

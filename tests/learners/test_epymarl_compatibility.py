@@ -240,7 +240,8 @@ class StepPolicyLearner:
         pi[mask == 0] = 1.0
         log_pi = torch.log(torch.gather(pi, dim=3, index=batch["actions"][:, :-1]).squeeze(3) + 1e-10)
         advantages = batch["reward"][:, :-1] - batch["reward"][:, :-1].mean()
-        loss = -((log_pi * advantages) * mask).sum() / mask.sum()
+        entropy = -(pi * torch.log(pi + 1e-10)).sum(dim=3)  # without it both soon name one digit only
+        loss = -((log_pi * advantages + 0.1 * entropy) * mask).sum() / mask.sum()
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
@@ -308,7 +309,7 @@ def test_components_written_for_epymarl_train(monkeypatch, logger, tmp_path, con
     parts = run.build(args, logger, runner)
     before = copy.deepcopy(parts.mac.agent.state_dict())
     training = Training(parts, args, logger, SimpleNamespace(), CheckpointStore(tmp_path), None)
-    while runner.t_env < 1600:
+    while runner.t_env < 3200:
         parts.buffer.insert_episode_batch(runner.run())
         training._learn()
     runner.run(test_mode=True)

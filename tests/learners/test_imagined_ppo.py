@@ -13,13 +13,13 @@ from components.imagination import (
     decode,
     imagine,
     masked_log_softmax,
-    sample_categorical,
 )
 from components.pseudo_buffer import Imagined, ImaginedSizes, PseudoBuffer
 from controllers.basic_controller import BasicMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
 from modules.world_models.world_model import LatentState, Sight, WorldModel, WorldModelConfig
 from utils.compute import ComputeConfig
+from utils.rl_utils import sample_categorical
 
 N, N_AGENTS, OBS, ACTIONS, HORIZON = 7, 3, 5, 4, 6
 

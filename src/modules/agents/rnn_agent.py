@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,8 +27,7 @@ class RNNAgentConfig:
 class RNNAgent(nn.Module):
     """Linear, ReLU, GRU, Linear, from one agent's inputs to its Q-values or logits.
 
-    The same parameters serve single steps (`forward`) and whole sequences (`unroll`); a single step is a
-    sequence of length one, so the two agree.
+    The same parameters serve single steps (`forward`) and whole sequences (`unroll`), which agree.
     """
 
     def __init__(self, input_shape: int, args: Any) -> None:
@@ -47,8 +47,12 @@ class RNNAgent(nn.Module):
 
         Returns outputs (N, n_actions) and the new state (N, hidden_dim).
         """
-        outputs, hiddens = self.unroll(inputs.unsqueeze(1), hidden_state.reshape(-1, self.config.hidden_dim))
-        return outputs.squeeze(1), hiddens.squeeze(1)
+        features, hidden = F.relu(self.fc1(inputs)), hidden_state.reshape(-1, self.config.hidden_dim)
+        if isinstance(self.rnn, nn.GRU):  # whose own call takes twice as long for one step
+            hidden = torch.gru_cell(features, hidden, *self.rnn.all_weights[0])
+        else:
+            hidden = F.relu(self.rnn(features))
+        return self.fc2(hidden), hidden
 
     def unroll(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
         """A whole sequence in one call.
