@@ -5,10 +5,17 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 # The simulator works on small arrays, for which a CPU is faster, and a GPU's memory is left to torch.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A kind of battle takes seconds to compile, so what is compiled is kept for later runs. It is locked against
+# runs that start at the same time only where its size has a limit.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[2] / ".cache" / "jax")
+)
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**28))
 
 import jax
 import jax.numpy as jnp

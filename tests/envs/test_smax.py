@@ -1,5 +1,8 @@
 """SMAX against the simulator it wraps, and the promises of a batched environment."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -249,3 +252,35 @@ def test_rewards_of_single_agents_are_refused():
     )
     with pytest.raises(ValueError, match="common_reward"):
         envs.make_batched(args, [1])
+
+
+PLAY = """
+import torch
+from envs.smax import BatchedSMAX
+env = BatchedSMAX([1, 2], "3m")
+env.reset()
+for action in range(4):
+    step = env.step(torch.full((2, 3), action, dtype=torch.int32))
+print(step.view.obs.double().sum().item())
+"""
+
+
+def test_what_is_compiled_is_kept_for_later_runs(tmp_path):
+    def play() -> tuple[str, dict[str, int]]:
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", PLAY],
+            cwd="src", env=environment, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return done.stdout, {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-cache")}
+
+    played, compiled = play()
+    assert any(name.startswith("jit__step") for name in compiled)
+    assert play() == (played, compiled)
+
+
+def test_a_folder_that_cannot_keep_what_is_compiled_hinders_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "file" / "folder")}
+    done = subprocess.run([sys.executable, "-c", PLAY], cwd="src", env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
