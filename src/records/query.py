@@ -266,10 +266,10 @@ def lengths(frame: pd.DataFrame) -> list[str]:
     for task, group in frame.groupby("map"):
         # Each algorithm's longest run, whose own spacing of tests says how near the end it must come.
         longest = {
-            str(alg): max((run["t_env"].to_numpy() for _, run in points.groupby("run")), key=max)
+            str(alg): max((run["t_env"].to_numpy() for _, run in points.groupby("run")), key=lambda t: t[-1])
             for alg, points in group.groupby("alg")
         }
-        ends = {alg: int(max(steps)) for alg, steps in longest.items()}
+        ends = {alg: int(steps[-1]) for alg, steps in longest.items()}
         if not all(statistics.reaches(steps, max(ends.values())) for steps in longest.values()):
             listed = ", ".join(f"{alg} {end:,}" for alg, end in sorted(ends.items()))
             lines.append(f"On {task} the algorithms end at different steps: {listed}.")

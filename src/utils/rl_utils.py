@@ -70,7 +70,7 @@ def log_softmax(logits: Tensor) -> Tensor:
 def sample_categorical(weights: Tensor) -> Tensor:
     """Draws one outcome per row (...) int64 in proportion to non-negative `weights` (..., k), not all zero.
 
-    An outcome of weight zero is never drawn. A third of the time of `torch.multinomial` for a few rows.
+    An outcome of weight zero is never drawn. For few rows it is quicker than `torch.multinomial`.
     """
     cumulative = weights.cumsum(dim=-1)
     threshold = torch.rand((*weights.shape[:-1], 1), device=weights.device) * cumulative[..., -1:]

@@ -27,7 +27,8 @@ class RNNAgentConfig:
 class RNNAgent(nn.Module):
     """Linear, ReLU, GRU, Linear, from one agent's inputs to its Q-values or logits.
 
-    The same parameters serve single steps (`forward`) and whole sequences (`unroll`), which agree.
+    The same parameters serve single steps (`forward`) and whole sequences (`unroll`); a single step is a
+    sequence of length one, so the two agree.
     """
 
     def __init__(self, input_shape: int, args: Any) -> None:
@@ -47,12 +48,8 @@ class RNNAgent(nn.Module):
 
         Returns outputs (N, n_actions) and the new state (N, hidden_dim).
         """
-        features, hidden = F.relu(self.fc1(inputs)), hidden_state.reshape(-1, self.config.hidden_dim)
-        if isinstance(self.rnn, nn.GRU):  # whose own call takes twice as long for one step
-            hidden = torch.gru_cell(features, hidden, *self.rnn.all_weights[0])
-        else:
-            hidden = F.relu(self.rnn(features))
-        return self.fc2(hidden), hidden
+        outputs, hiddens = self.unroll(inputs.unsqueeze(1), hidden_state.reshape(-1, self.config.hidden_dim))
+        return outputs.squeeze(1), hiddens.squeeze(1)
 
     def unroll(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
         """A whole sequence in one call.
@@ -61,8 +58,10 @@ class RNNAgent(nn.Module):
         (N, T, n_actions) and the recurrent state after every step (N, T, hidden_dim).
         """
         features = F.relu(self.fc1(inputs))
-        if isinstance(self.rnn, nn.GRU):
-            hiddens, _ = self.rnn(features, hidden_state.unsqueeze(0).contiguous())
-        else:
+        if not isinstance(self.rnn, nn.GRU):
             hiddens = F.relu(self.rnn(features))
+        elif inputs.shape[1] == 1:  # acting, for which the module for sequences takes twice as long
+            hiddens = torch.gru_cell(features[:, 0], hidden_state, *self.rnn.all_weights[0]).unsqueeze(1)
+        else:
+            hiddens, _ = self.rnn(features, hidden_state.unsqueeze(0).contiguous())
         return self.fc2(hiddens), hiddens
