@@ -128,9 +128,11 @@ class Session:
         buffers = {"episodes": self.parts.buffer, **getattr(self.parts.learner, "buffers", {})}
         sizes = {name: buffer.nbytes for name, buffer in buffers.items() if hasattr(buffer, "nbytes")}
         taken = ", ".join(f"{name} {memory.text(size)}" for name, size in sizes.items())
-        left = memory.text(memory.available())
+        left = f"{memory.text(memory.available())} are left"
+        if self.args.use_cuda:
+            left += f", {memory.text(memory.available(self.args.device))} on the GPU"
         log = self.logger.console_logger
-        log.info("Memory of the buffers: %s; %s are left", taken or "no more than fresh episodes need", left)
+        log.info("Memory of the buffers: %s; %s", taken or "no more than fresh episodes need", left)
         unsaveable = self.parts.unsaveable()
         if unsaveable:
             log.warning(

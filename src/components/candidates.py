@@ -23,6 +23,7 @@ class CandidatesConfig:
     candidate_choice: str  # per "trajectory", or one for the whole "batch"
     error_predictor_width: int  # hidden units
     error_predictor_lr: float  # Adam step size
+    optim_eps: float  # Adam's epsilon
 
 
 class Candidates:
@@ -41,7 +42,7 @@ class Candidates:
         self.model, self.mac, self.config = model, mac, config
         self.predictor = ErrorPredictor(model.feature_size, config.error_predictor_width)
         self.optimiser = torch.optim.Adam(
-            self.predictor.parameters(), lr=config.error_predictor_lr, eps=1e-5, fused=True
+            self.predictor.parameters(), lr=config.error_predictor_lr, eps=config.optim_eps, fused=True
         )
 
     def train(self, model: WorldModel, loss: WorldModelLoss, is_first: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.world_models.world_model import LatentState, Sight, WorldModel
-from utils.rl_utils import log_softmax, sample_categorical
+from utils.rl_utils import log_softmax, sample_categorical, taken
 
 
 class Moment(NamedTuple):
@@ -69,8 +69,7 @@ def act(mac: BasicMAC, moment: Moment) -> Decision:
     logits, hiddens = mac.run_agent(inputs, moment.actor_hidden)
     log_policy = masked_log_softmax(logits[:, 0], moment.avail_actions)
     actions = sample_categorical(log_policy.exp())
-    log_probs = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-    return Decision(actions, log_probs, hiddens[:, 0])
+    return Decision(actions, taken(log_policy, actions), hiddens[:, 0])
 
 
 def decode(sight: Sight, living: Tensor) -> tuple[Tensor, Tensor]:

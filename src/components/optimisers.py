@@ -16,7 +16,8 @@ WIDE = 1.5  # columns per row from which iterating x x^T is cheaper than iterati
 
 
 class MuonAdam:
-    """Muon for a network's hidden matrices, Adam for all else: biases, norms, embeddings, inputs, outputs.
+    """Muon for the matrices behind a network's input layer, Adam for all else: that layer, biases, norms,
+    embeddings, and matrices too thin to balance, such as the layers that put out a few numbers.
 
     Muon (Jordan et al., 2024) makes every direction of a matrix's step equally long. A world model's rare
     but decisive directions, what one agent's choice of target changes, are so learnt along with the common
@@ -27,18 +28,19 @@ class MuonAdam:
         lr: Adam's step size.
         muon_lr: Muon's, on Adam's scale (the root mean square of a step is matched to Adam's); 0 leaves the
             matrices to Adam, too.
+        eps: added to Adam's denominator.
         input_layer: the layer that the data enters by, which is not hidden.
     """
 
-    def __init__(self, module: nn.Module, lr: float, muon_lr: float, input_layer: nn.Module) -> None:
+    def __init__(
+        self, module: nn.Module, lr: float, muon_lr: float, eps: float, input_layer: nn.Module
+    ) -> None:
         inputs = {id(p) for p in input_layer.parameters()}
         hidden = [p for p in module.parameters() if id(p) not in inputs]
         matrices = [p for p in hidden if muon_lr > 0 and p.ndim == 2 and min(p.shape) >= SMALLEST_SIDE]
         of_muon = {id(p) for p in matrices}
         others = [p for p in module.parameters() if id(p) not in of_muon]
-        self._optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(others, lr=lr, eps=1e-5, fused=True)
-        ]
+        self._optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(others, lr=lr, eps=eps, fused=True)]
         if matrices:
             self._optimisers.append(BatchedMuon(matrices, lr=muon_lr))
 

@@ -181,20 +181,6 @@ class BasicMAC:
         """Reads the network from `path`/agent.th."""
         self.agent.load_state_dict(torch.load(f"{path}/agent.th", map_location="cpu"))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Network, recurrent state of the running episodes, and the action selector's state."""
-        return {
-            "agent": self.agent.state_dict(),
-            "hidden_states": self.hidden_states,
-            "action_selector": self.action_selector.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        self.agent.load_state_dict(state["agent"])
-        self.hidden_states = state["hidden_states"]
-        self.action_selector.load_state_dict(state["action_selector"])
-
     # building, to be overridden by derived controllers as in EPyMARL
 
     def _build_agents(self, input_shape: int) -> None:

@@ -90,14 +90,5 @@ class LatentMAC(BasicMAC):
         super().load_state(other_mac)
         self.world_model.load_state_dict(other_mac.world_model.state_dict())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, states of the running episodes, and the action selector's state."""
-        return {**super().state_dict(), "world_model": self.world_model.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        super().load_state_dict(state)
-        self.world_model.load_state_dict(state["world_model"])
-
     def _get_input_shape(self, scheme: dict[str, Any]) -> int:
         return self.world_model.feature_size + (self.n_agents if self.config.obs_agent_id else 0)

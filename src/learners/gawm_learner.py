@@ -17,6 +17,7 @@ from components.imagination import Moment, imagine
 from components.moving_average import MovingAverage
 from components.optimisers import MuonAdam
 from components.pseudo_buffer import ImaginedSizes, PseudoBuffer
+from components.running_means import RunningMeans
 from components.trajectory_buffer import Trajectories, TrajectoryBuffer
 from controllers.basic_controller import BasicMAC
 from controllers.latent_controller import LatentMAC
@@ -53,6 +54,7 @@ class GAWMConfig:
     wm_sequence_length: int  # records per window
     wm_lr: float  # Adam step size
     wm_muon_lr: float  # Muon step size
+    optim_eps: float  # Adam's epsilon
     wm_grad_norm_clip: float
     wm_averaging: float  # decay of the moving average of its weights, which imagines
     policy_steps_per_round: float  # environment steps per imagination round and PPO phase
@@ -93,7 +95,7 @@ class GAWMLearner:
         self.student = copy.deepcopy(self.world_model)
         self.averaging = MovingAverage(self.world_model, self.student, config.wm_averaging)
         self.wm_optimiser = MuonAdam(
-            self.student, config.wm_lr, config.wm_muon_lr, input_layer=self.student.embed[0]
+            self.student, config.wm_lr, config.wm_muon_lr, config.optim_eps, self.student.embed[0]
         )
         candidates = read(CandidatesConfig, args)
         self.candidates = Candidates(self.world_model, mac, candidates) if candidates.candidates > 1 else None
@@ -102,8 +104,9 @@ class GAWMLearner:
         )
         if self.compute.compile:
             compiler = Compiler(self.compute)
-            for model in (self.student, self.world_model):
-                compiler.compile_methods(model, "_posterior", "_recur", "predict")
+            compiler.compile_methods(self.student, "_posterior", "_recur", "predict")
+            imagining = ("_posterior", "_recur", "_alive_logits", "prior", "sight")
+            compiler.compile_methods(self.world_model, *imagining)
         self.trajectories = TrajectoryBuffer(
             config.replay_capacity,
             config.n_agents,
@@ -119,6 +122,7 @@ class GAWMLearner:
         self.wm_clock = Ratio(config.wm_steps_per_update, config.wm_share_per_update)
         self.policy_clock = Ratio(config.policy_steps_per_round, config.policy_share_per_round)
         self.log_clock = Every(config.learner_log_interval)
+        self.statistics = RunningMeans()
 
     def _imagined_sizes(self) -> ImaginedSizes:
         config = self.config
@@ -138,26 +142,29 @@ class GAWMLearner:
         enough = len(self.trajectories) >= self.config.wm_sequence_length
         if t_env < self.config.start_training_steps or not enough:
             return
-        statistics: dict[str, Tensor] = {}
         for _ in range(self.wm_clock.due(t_env)):
-            statistics |= self._train_world_model(t_env)
+            self.statistics.add(self._train_world_model(t_env))
         for _ in range(self.policy_clock.due(t_env)):
-            statistics |= self._train_policy(t_env)
-        if statistics and self.log_clock.due(t_env):
-            self._log(statistics, t_env)
+            self.statistics.add(self._train_policy(t_env))
+        if self.statistics and self.log_clock.due(t_env):
+            self._log(t_env)
 
     def _train_world_model(self, t_env: int) -> dict[str, Tensor]:
         data = self.trajectories.sample_windows(self.config.wm_batch_size, self.config.wm_sequence_length)
         with self.compute.autocast():
             loss = world_model_loss(self.student, data, self.loss_config)
-        check_all_finite(loss.terms, t_env)
         self.wm_optimiser.zero_grad()
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.wm_grad_norm_clip)
+        statistics = {**loss.terms, "wm_grad_norm": norm}
+        check_all_finite(statistics, t_env)
         self.wm_optimiser.step()
         self.averaging.update()
-        judged = {} if self.candidates is None else self.candidates.train(self.student, loss, data.is_first)
-        return {**loss.terms, **judged, "wm_grad_norm": norm}
+        if self.candidates is None:
+            return statistics
+        judged = self.candidates.train(self.student, loss, data.is_first)
+        check_all_finite(judged, t_env)
+        return statistics | judged
 
     def _train_policy(self, t_env: int) -> dict[str, Tensor]:
         start, real = self._draw_reality()
@@ -199,8 +206,8 @@ class GAWMLearner:
         _, hiddens = self.mac.run_agent(self.mac.policy_inputs(data.obs, state.features))
         return torch.cat([torch.zeros_like(hiddens[:, :1]), hiddens[:, :-1]], dim=1)
 
-    def _log(self, statistics: dict[str, Tensor], t_env: int) -> None:
-        for key, value in statistics.items():
+    def _log(self, t_env: int) -> None:
+        for key, value in self.statistics.take().items():
             self.logger.log_stat(key, value, t_env)
         self.logger.log_stat("wm_updates", self.wm_clock.updates, t_env)
         self.logger.log_stat("policy_rounds", self.policy_clock.updates, t_env)
@@ -227,6 +234,7 @@ class GAWMLearner:
             "wm_clock": self.wm_clock,
             "policy_clock": self.policy_clock,
             "log_clock": self.log_clock,
+            "statistics": self.statistics,
             "behaviour": self.behaviour,
         }
 

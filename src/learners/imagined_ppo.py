@@ -13,7 +13,7 @@ from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
 from utils.compute import ComputeConfig
-from utils.rl_utils import lambda_returns, masked_mean, standardised
+from utils.rl_utils import lambda_returns, masked_mean, standardised, taken
 
 SMALLEST_BONUS, LARGEST_BONUS = 1e-2, 0.3  # weights between which the entropy bonus moves
 BONUS_GAIN = 3.0  # change of its logarithm per round and unit of missing entropy
@@ -36,6 +36,7 @@ class ImaginedPPOConfig:
     lr_final: float  # and after policy_anneal_time
     policy_anneal_time: int  # environment steps over which both fall linearly
     critic_lr: float  # Adam step size of the critic
+    optim_eps: float  # Adam's epsilon
     grad_norm_clip: float  # of policy and critic each
     critic_width: int  # hidden units of the critic
     critic_real_scale: float  # weight of the critic's error on real play
@@ -70,10 +71,9 @@ class ImaginedPPO:
         self.mac, self.compute = mac, compute
         self.config = config
         self.critic = LatentCritic(feature_size, config.critic_width)
-        self.actor_optimiser = torch.optim.Adam(mac.parameters(), lr=config.lr, eps=1e-5, fused=True)
-        self.critic_optimiser = torch.optim.Adam(
-            self.critic.parameters(), lr=config.critic_lr, eps=1e-5, fused=True
-        )
+        settings: dict[str, Any] = {"eps": config.optim_eps, "fused": True}
+        self.actor_optimiser = torch.optim.Adam(mac.parameters(), lr=config.lr, **settings)
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, **settings)
         anneal = config.policy_anneal_time
         self.lr_schedule = DecayThenFlatSchedule(config.lr, config.lr_final, anneal, decay="linear")
         self.entropy_schedule = None
@@ -111,7 +111,7 @@ class ImaginedPPO:
                     }
                 )
         mean = {key: torch.stack([s[key] for s in statistics]).mean() for key in statistics[0]}
-        self._move_entropy_coef(mean["entropy"].item(), t_env)
+        self._move_entropy_coef(mean["entropy_share"].item(), t_env)
         return {
             **mean,
             "imagined_return": returns[:, 0].mean(),
@@ -122,7 +122,7 @@ class ImaginedPPO:
         """Indices that divide the rows at random."""
         return torch.randperm(len(rows)).to(rows.device).tensor_split(self.config.minibatches)
 
-    def _move_entropy_coef(self, entropy: float, t_env: int) -> None:
+    def _move_entropy_coef(self, share: float, t_env: int) -> None:
         """Raise the bonus where the policy has become more certain than it should be yet, lower it else.
 
         How strong a bonus keeps a policy exploring differs from map to map, and with the model's certainty;
@@ -131,7 +131,7 @@ class ImaginedPPO:
         if self.entropy_schedule is None:
             self.entropy_coef *= self.config.entropy_decay ** (self.config.epochs * self.config.minibatches)
             return
-        missing = self.entropy_schedule.eval(t_env) - entropy
+        missing = self.entropy_schedule.eval(t_env) - share
         self.entropy_coef = min(
             max(self.entropy_coef * math.exp(BONUS_GAIN * missing), SMALLEST_BONUS), LARGEST_BONUS
         )
@@ -187,19 +187,18 @@ class ImaginedPPO:
         with self.compute.autocast():
             logits, _ = self.mac.run_agent(inputs, data.actor_hidden)
         log_policy = masked_log_softmax(logits, data.avail_actions)
-        log_probs = log_policy.gather(-1, data.actions.unsqueeze(-1)).squeeze(-1)
         nats = -(log_policy.exp() * log_policy.masked_fill(~data.avail_actions, 0.0)).sum(dim=-1)
         # Where only one action can be taken there is nothing to learn, and nothing to explore.
         choices = data.avail_actions.sum(dim=-1)
         weight = weight.unsqueeze(-1) * (choices > 1)
-        entropy = nats / choices.clamp_min(2).log()
-        log_ratio = log_probs - data.log_probs
+        share = nats / choices.clamp_min(2).log()  # of the uniform policy's entropy
+        log_ratio = taken(log_policy, data.actions) - data.log_probs
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.config.eps_clip, 1 + self.config.eps_clip)
         advantages = advantages.unsqueeze(-1)
         pg_loss = -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), weight)
-        mean_entropy = masked_mean(entropy, weight)
-        bonus = masked_mean(nats, weight) if self.entropy_schedule is None else mean_entropy
+        mean_share = masked_mean(share, weight)
+        bonus = masked_mean(nats, weight) if self.entropy_schedule is None else mean_share
         self.actor_optimiser.zero_grad()
         (pg_loss - self.entropy_coef * bonus).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.config.grad_norm_clip)
@@ -208,7 +207,7 @@ class ImaginedPPO:
             drift = masked_mean(ratio - 1 - log_ratio, weight)
         return {
             "pg_loss": pg_loss.detach(),
-            "entropy": mean_entropy.detach(),
+            "entropy_share": mean_share.detach(),
             "policy_drift": drift,
             "agent_grad_norm": norm,
         }

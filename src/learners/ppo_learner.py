@@ -14,8 +14,9 @@ from components.episode_buffer import EpisodeBatch
 from components.standarize_stream import RunningMeanStd
 from controllers.basic_controller import can_unroll, sequence_outputs
 from modules.critics import REGISTRY as critic_REGISTRY
+from utils.clocks import Every
 from utils.guards import check_all_finite
-from utils.rl_utils import lambda_returns, log_softmax, masked_mean, standardised, step_mask
+from utils.rl_utils import lambda_returns, log_softmax, masked_mean, standardised, step_mask, taken
 from utils.typed_args import read
 
 
@@ -87,7 +88,7 @@ class PPOLearner:
         self.reward_stats = RunningMeanStd(shape=(rewards,), device=config.device)
         self.value_stats = RunningMeanStd(shape=(rewards,), device=config.device)
         self.training_steps = 0
-        self.log_stats_t = -config.learner_log_interval - 1
+        self.log_clock = Every(config.learner_log_interval)
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """One update from the fresh episodes of `batch`.
@@ -96,7 +97,7 @@ class PPOLearner:
             TrainingDiverged: a loss or gradient became NaN or infinite.
         """
         data = self._prepare(batch)
-        logs = t_env - self.log_stats_t >= self.config.learner_log_interval
+        logs = self.log_clock.due(t_env)
         stats = []
         for _ in range(self.config.epochs):
             order = torch.randperm(len(data), device=data["mask"].device)
@@ -109,7 +110,6 @@ class PPOLearner:
             for key, value in {**mean, **self._data_stats(data)}.items():
                 self.logger.log_stat(key, value.item(), t_env)
             self.logger.log_stat("updates", self.training_steps, t_env)
-            self.log_stats_t = t_env
 
     # data
 
@@ -122,7 +122,7 @@ class PPOLearner:
             "mask": mask.expand(-1, -1, self.config.n_agents),
             "deciding": mask * (avail_actions.sum(-1) > 1),
             "avail_actions": avail_actions,
-            "actions": batch["actions"][:, :-1],
+            "actions": batch["actions"][:, :-1, :, 0],
             "episode": torch.arange(batch.batch_size, device=mask.device).view(-1, 1).expand(mask.shape[:2]),
         }
         starts, values = self._forward_old(batch, steps)
@@ -148,12 +148,12 @@ class PPOLearner:
         """
         if not (can_unroll(self.mac) and hasattr(self.critic, "inputs")):
             logits = sequence_outputs(self.mac, batch)[:, :-1]
-            steps["old_log_pi"] = taken_log_pi(log_softmax(logits), steps["actions"])
+            steps["old_log_pi"] = taken(log_softmax(logits), steps["actions"])
             return {}, self.critic(batch).squeeze(-1)
         steps["agent_inputs"] = self.mac.sequence_inputs(batch)[:, :-1]
         outputs, hiddens = self.mac.run_agent(steps["agent_inputs"])
         logits = self.mac.masked(outputs, steps["avail_actions"])
-        steps["old_log_pi"] = taken_log_pi(log_softmax(logits), steps["actions"])
+        steps["old_log_pi"] = taken(log_softmax(logits), steps["actions"])
         critic_inputs = self.critic.inputs(batch)
         steps["critic_inputs"] = critic_inputs[:, :-1]
         before = torch.cat([self.mac.initial_hidden(batch.batch_size).unsqueeze(1), hiddens[:, :-1]], dim=1)
@@ -173,7 +173,7 @@ class PPOLearner:
         logits, values = self._forward(data, batch)
         log_pi = log_softmax(logits)
         deciding, advantages = data["deciding"], data["advantages"]
-        ratio = (taken_log_pi(log_pi, data["actions"]) - data["old_log_pi"]).exp()
+        ratio = (taken(log_pi, data["actions"]) - data["old_log_pi"]).exp()
         clipped = ratio.clamp(1 - self.config.eps_clip, 1 + self.config.eps_clip)
         surrogate = torch.minimum(ratio * advantages, clipped * advantages)
         pi = log_pi.exp()
@@ -237,21 +237,13 @@ class PPOLearner:
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, running statistics, steps taken, and when was last logged."""
         parts = {name: getattr(self, name).state_dict() for name in self._parts}
-        counters = {name: getattr(self, name) for name in self._counters}
-        return {**parts, **counters, "agent": self.mac.agent.state_dict()}
+        return {**parts, "training_steps": self.training_steps, "agent": self.mac.agent.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` gave; training continues as if it had not been interrupted."""
         for name in self._parts:
             getattr(self, name).load_state_dict(state[name])
         self.mac.agent.load_state_dict(state["agent"])
-        for name in self._counters:
-            setattr(self, name, state[name])
+        self.training_steps = state["training_steps"]
 
-    _counters = ("training_steps", "log_stats_t")
-    _parts = ("critic", "agent_optimiser", "critic_optimiser", "reward_stats", "value_stats")
-
-
-def taken_log_pi(log_pi: Tensor, actions: Tensor) -> Tensor:
-    """Log-probabilities (...) of the `actions` (..., 1) taken, from those of all actions (..., n_actions)."""
-    return log_pi.gather(-1, actions).squeeze(-1)
+    _parts = ("critic", "agent_optimiser", "critic_optimiser", "reward_stats", "value_stats", "log_clock")

@@ -15,8 +15,9 @@ from components.episode_buffer import EpisodeBatch
 from components.standarize_stream import RunningMeanStd
 from controllers.basic_controller import sequence_outputs
 from modules.mixers import REGISTRY as mixer_REGISTRY
+from utils.clocks import Every
 from utils.guards import check_all_finite
-from utils.rl_utils import lambda_returns, masked_mean, step_mask
+from utils.rl_utils import lambda_returns, masked_mean, step_mask, taken
 from utils.typed_args import read
 
 
@@ -71,7 +72,7 @@ class QLearner:
         rewards = 1 if config.common_reward else config.n_agents
         self.reward_stats = RunningMeanStd(shape=(rewards,), device=config.device)
         self.training_steps = 0
-        self.log_stats_t = -config.learner_log_interval - 1
+        self.log_clock = Every(config.learner_log_interval)
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """One gradient step on the episodes of `batch`.
@@ -81,8 +82,8 @@ class QLearner:
         """
         mask = step_mask(batch["filled"])
         agent_qs = sequence_outputs(self.mac, batch)
-        taken = agent_qs[:, :-1].gather(3, batch["actions"][:, :-1]).squeeze(3)
-        values = self.mixer(taken, batch["state"][:, :-1])
+        chosen = taken(agent_qs[:, :-1], batch["actions"][:, :-1, :, 0])
+        values = self.mixer(chosen, batch["state"][:, :-1])
         targets = self._targets(batch, agent_qs.detach(), mask).expand_as(values)
         error = values - targets
         loss = masked_mean(error.square(), mask)
@@ -95,14 +96,13 @@ class QLearner:
         self.training_steps += 1
         self._update_targets()
 
-        if t_env - self.log_stats_t >= self.config.learner_log_interval:
+        if self.log_clock.due(t_env):
             self.logger.log_stat("updates", self.training_steps, t_env)
             self.logger.log_stat("loss", loss.item(), t_env)
             self.logger.log_stat("grad_norm", grad_norm.item(), t_env)
             self.logger.log_stat("td_error_abs", masked_mean(error.abs(), mask).item(), t_env)
             self.logger.log_stat("q_taken_mean", masked_mean(values, mask).item(), t_env)
             self.logger.log_stat("target_mean", masked_mean(targets, mask).item(), t_env)
-            self.log_stats_t = t_env
 
     @torch.no_grad()
     def _targets(self, batch: EpisodeBatch, agent_qs: Tensor, mask: Tensor) -> Tensor:
@@ -113,8 +113,8 @@ class QLearner:
             rewards = self.reward_stats.normalise(rewards)
         target_qs = sequence_outputs(self.target_mac, batch)
         judge = agent_qs if self.config.double_q else target_qs
-        best = masked_argmax(judge[:, 1:], batch["avail_actions"][:, 1:]).unsqueeze(3)
-        next_values = self.target_mixer(target_qs[:, 1:].gather(3, best).squeeze(3), batch["state"][:, 1:])
+        best = masked_argmax(judge[:, 1:], batch["avail_actions"][:, 1:])
+        next_values = self.target_mixer(taken(target_qs[:, 1:], best), batch["state"][:, 1:])
         terminated = batch["terminated"][:, :-1].float()
         return lambda_returns(
             rewards, terminated, mask, next_values, self.config.gamma, self.config.td_lambda
@@ -151,7 +151,7 @@ class QLearner:
             "agent": self.mac.agent.state_dict(),
             "target_agent": self.target_mac.agent.state_dict(),
             **{name: getattr(self, name).state_dict() for name in self._parts},
-            **{name: getattr(self, name) for name in self._counters},
+            "training_steps": self.training_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -160,11 +160,9 @@ class QLearner:
         self.target_mac.agent.load_state_dict(state["target_agent"])
         for name in self._parts:
             getattr(self, name).load_state_dict(state[name])
-        for name in self._counters:
-            setattr(self, name, state[name])
+        self.training_steps = state["training_steps"]
 
-    _parts = ("mixer", "target_mixer", "optimiser", "reward_stats")
-    _counters = ("training_steps", "log_stats_t")
+    _parts = ("mixer", "target_mixer", "optimiser", "reward_stats", "log_clock")
 
 
 class PerAgent(nn.Module):

@@ -329,6 +329,5 @@ def differences(chosen: Sequence[Run]) -> pd.DataFrame:
 
 def loss_metrics(chosen: Sequence[Run]) -> list[str]:
     """Return the names of the world model's losses that these runs recorded."""
-    return sorted(
-        {name for run in chosen for name in run.metrics if name.startswith("wm_") and "loss" in name}
-    )
+    names = {name for run in chosen for name in run.metrics if name.startswith("wm_")}
+    return sorted(name for name in names if "loss" in name or name == "wm_kl")

@@ -15,6 +15,7 @@ from envs.batched_env import BatchedEnv
 from runners.acting import WindowActor, make_actor
 from runners.play import Play, Watch
 from runners.recording import EpisodeStatistics, Recorder
+from utils.clocks import Every
 from utils.seeding import spawn
 from utils.typed_args import read
 
@@ -59,7 +60,7 @@ class Runner:
         self.env = make_batched(args, spawn(self.config.seed, "env", self.batch_size))
         self.t_env = 0  # training steps taken, in all slots together
         self._test_env: BatchedEnv | None = None
-        self._logged_at: int | None = None  # t_env of the last record of training episodes
+        self._log_clock = Every(self.config.runner_log_interval)  # of training episodes
         self._restarts_before = 0  # workers replaced before this run was resumed
 
     def get_env_info(self) -> dict[str, int]:
@@ -107,7 +108,7 @@ class Runner:
         return self._recorder.take(self.batch_size)
 
     def _log(self) -> None:
-        if self._logged_at is not None and self.t_env - self._logged_at < self.config.runner_log_interval:
+        if not self._log_clock.due(self.t_env):
             return
         self._play.statistics.log(self.logger, self.t_env)
         selector = getattr(self.mac, "action_selector", None)
@@ -122,7 +123,6 @@ class Runner:
         for name, count in counts.items():
             if count:
                 self.logger.log_stat(name, count, self.t_env)
-        self._logged_at = self.t_env
 
     def _test(self) -> None:
         """The same seeds at each test, and no trace in training's environments and random numbers."""
@@ -201,7 +201,7 @@ class Runner:
         """Counters, statistics, running and waiting episodes, recurrent state, environments."""
         return {
             "t_env": self.t_env,
-            "logged_at": self._logged_at,
+            "log_clock": self._log_clock.state_dict(),
             "restarts": self._restarts_before + self.env.worker_restarts,
             "recorder": self._recorder.state_dict(),
             "play": self._play.state_dict(),
@@ -210,7 +210,8 @@ class Runner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a :meth:`state_dict`, after :meth:`setup`. Where the environments could not be saved,
         running episodes are given up and new ones start, from fresh seeds."""
-        self.t_env, self._logged_at = state["t_env"], state["logged_at"]
+        self.t_env = state["t_env"]
+        self._log_clock.load_state_dict(state["log_clock"])
         self._restarts_before = state["restarts"]
         self._recorder.load_state_dict(state["recorder"])
         if not self._play.load_state_dict(state["play"]):

@@ -15,7 +15,7 @@ class ComputeConfig:
     """How networks are computed; no choice changes what is computed, but for rounding."""
 
     device: str = "cpu"
-    precision: str = "float32"  # or bfloat16: of matrix products alone
+    precision: str = "float32"  # or bfloat16: of matrix products, on a GPU of the recurrent step, too
     compile: bool = False  # by torch.compile, on a GPU with CUDA graphs
 
     def autocast(self) -> torch.autocast:

@@ -20,14 +20,12 @@ class TrainingDiverged(Exception):
         self.term = term
 
 
-def check_finite(term: str, value: Tensor, t_env: int) -> None:
-    """Raise ``TrainingDiverged`` if any element of the loss term ``value`` (any shape) is NaN or infinite."""
-    if not bool(torch.isfinite(value).all()):
-        raise TrainingDiverged(t_env, term)
-
-
 def check_all_finite(terms: Mapping[str, Tensor], t_env: int) -> None:
-    """Check several loss terms (any shapes) with one transfer from the device; the first bad one is named."""
+    """Look for NaN and infinity in loss terms (any shapes), with one transfer from the device for all.
+
+    Raises:
+        TrainingDiverged: names the first bad one.
+    """
     finite = torch.stack([torch.isfinite(value.detach()).all() for value in terms.values()])
     if not bool(finite.all()):
         bad = int((~finite).nonzero()[0])

@@ -41,6 +41,11 @@ def lambda_returns(
     return torch.stack(returns[::-1], dim=1)
 
 
+def taken(of_all: Tensor, actions: Tensor) -> Tensor:
+    """What is said of the `actions` (...) int64 taken, among what is said of all (..., n_actions)."""
+    return of_all.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` over the entries where `mask` (of the same shape, or broadcasting to it) is 1."""
     mask = mask.expand_as(values)

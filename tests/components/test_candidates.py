@@ -28,7 +28,7 @@ def make(**changes: Any) -> Candidates:
     torch.manual_seed(0)
     values: dict[str, Any] = {
         "candidates": 4, "candidate_predictions": 6, "candidate_choice": "trajectory",
-        "error_predictor_width": 16, "error_predictor_lr": 1e-2,
+        "error_predictor_width": 16, "error_predictor_lr": 1e-2, "optim_eps": 1e-5,
     }  # fmt: skip
     model = WorldModel(N_AGENTS, OBS, ACTIONS, WorldModelConfig(8, 4, 5, 0.01, 1, 2, 1, False))
     policy: Any = Policy()

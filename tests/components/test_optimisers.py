@@ -25,13 +25,13 @@ def steps(network: nn.Module, optimiser: MuonAdam, count: int) -> list[Tensor]:
 def test_every_weight_is_moved() -> None:
     network = make_network()
     before = [p.detach().clone() for p in network.parameters()]
-    after = steps(network, MuonAdam(network, lr=1e-2, muon_lr=1e-2, input_layer=network[0]), 1)
+    after = steps(network, MuonAdam(network, lr=1e-2, muon_lr=1e-2, eps=1e-5, input_layer=network[0]), 1)
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
 
 
 def test_rare_directions_of_a_large_matrix_move_nearly_as_far_as_common_ones() -> None:
     network = make_network()
-    optimiser = MuonAdam(network, lr=1e-2, muon_lr=1e-2, input_layer=network[0])
+    optimiser = MuonAdam(network, lr=1e-2, muon_lr=1e-2, eps=1e-5, input_layer=network[0])
     before = network[3].weight.detach().clone()
     steps(network, optimiser, 1)
 
@@ -45,11 +45,11 @@ def test_rare_directions_of_a_large_matrix_move_nearly_as_far_as_common_ones() -
 
 def test_it_continues_where_its_state_was_taken() -> None:
     network = make_network()
-    optimiser = MuonAdam(network, lr=1e-2, muon_lr=1e-2, input_layer=network[0])
+    optimiser = MuonAdam(network, lr=1e-2, muon_lr=1e-2, eps=1e-5, input_layer=network[0])
     steps(network, optimiser, 3)
     twin, saved = copy.deepcopy(network), copy.deepcopy(optimiser.state_dict())
     expected = steps(network, optimiser, 3)
-    resumed = MuonAdam(twin, lr=1e-2, muon_lr=1e-2, input_layer=twin[0])
+    resumed = MuonAdam(twin, lr=1e-2, muon_lr=1e-2, eps=1e-5, input_layer=twin[0])
     resumed.load_state_dict(saved)
     assert all(torch.equal(a, b) for a, b in zip(expected, steps(twin, resumed, 3), strict=True))
 

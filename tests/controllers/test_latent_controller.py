@@ -1,5 +1,6 @@
 """The controller that acts on a world model's state: it runs the model as a learner does, and agents talk."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -142,14 +143,15 @@ def test_only_the_policy_is_offered_for_training() -> None:
     assert offered == {id(parameter) for parameter in mac.agent.parameters()}
 
 
-def test_state_and_copies_hold_both_networks() -> None:
+def test_copies_hold_both_networks(tmp_path: Path) -> None:
     mac, twin, third = make_mac(), make_mac(), make_mac()
     torch.nn.init.normal_(mac.world_model.embed[0].weight)  # type: ignore[arg-type]
     torch.nn.init.normal_(mac.agent.fc1.weight)
     batch = make_episodes()
     expected, _ = play(mac, batch)
     assert not torch.equal(play(twin, batch)[0], expected)
-    twin.load_state_dict(mac.state_dict())
+    mac.save_models(str(tmp_path))
+    twin.load_models(str(tmp_path))
     third.load_state(mac)
     assert torch.equal(play(twin, batch)[0], expected)
     assert torch.equal(play(third, batch)[0], expected)

@@ -1,6 +1,7 @@
 """The GAWM learner as a whole, as GAWM and as its relatives: clocks, start states, resuming, divergence."""
 
 import copy
+import itertools
 from shutil import which
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,7 @@ ARGS: dict[str, Any] = {
     "lr_final": 1e-3,
     "policy_anneal_time": 100,
     "critic_lr": 1e-3,
+    "optim_eps": 1e-5,
     "grad_norm_clip": 10.0,
     "critic_width": 16,
     "critic_real_scale": 1.0,
@@ -280,6 +282,30 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
     episodes["obs"][:, 2] = torch.nan
     with pytest.raises(TrainingDiverged, match="wm_"):
         learner.train(episodes, 40, 0)
+
+
+def test_a_bad_gradient_of_the_model_moves_nothing() -> None:
+    learner = make_learner()
+    learner.student.reward_head[0].weight.register_hook(lambda gradient: gradient * torch.nan)
+    before = copy.deepcopy((learner.student.state_dict(), learner.world_model.state_dict()))
+    with pytest.raises(TrainingDiverged, match="wm_grad_norm"):
+        feed(learner, 5, 1)
+    for model, old in zip((learner.student, learner.world_model), before, strict=True):
+        assert all(torch.equal(value, old[key]) for key, value in model.state_dict().items())
+
+
+def test_what_is_logged_is_the_mean_over_all_updates_since_the_last_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner = make_learner(learner_log_interval=40)
+    losses, gradients = itertools.count(), itertools.count(100)
+    monkeypatch.setattr(learner, "_train_world_model", lambda _: {"wm_loss": torch.tensor(next(losses))})
+    monkeypatch.setattr(learner, "_train_policy", lambda _: {"pg_loss": torch.tensor(next(gradients))})
+    feed(learner, 10, 1)
+    logged = learner.logger.stats  # at 24, 40 and 80 steps, an update per 5 and a round per 10
+    assert (logged["wm_updates"], logged["policy_rounds"]) == ([4, 8, 16], [2, 4, 8])
+    assert logged["wm_loss"] == [1.5, 5.5, 11.5]
+    assert logged["pg_loss"] == [100.5, 102.5, 105.5]
 
 
 def updated(alg: dict[str, Any], **compute: Any) -> tuple[GAWMLearner, dict[str, torch.Tensor]]:

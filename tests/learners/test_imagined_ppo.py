@@ -59,6 +59,7 @@ def make_ppo(mac: BasicMAC, feature_size: int, **changes: Any) -> ImaginedPPO:
         "lr_final": 1e-4,
         "policy_anneal_time": 1000,
         "critic_lr": 1e-3,
+        "optim_eps": 1e-5,
         "grad_norm_clip": 10.0,
         "critic_width": 16,
         "critic_real_scale": 1.0,
@@ -240,16 +241,16 @@ def test_the_learning_rate_falls_linearly() -> None:
 def test_the_entropy_bonus_follows_the_target() -> None:
     ppo = make_ppo(make_mac(), 6)
 
-    def bonus_after(entropy: float, t_env: int) -> float:
+    def bonus_after(share: float, t_env: int) -> float:
         ppo.entropy_coef = 0.05
-        ppo._move_entropy_coef(entropy, t_env)
+        ppo._move_entropy_coef(share, t_env)
         return ppo.entropy_coef
 
-    assert bonus_after(entropy=0.9, t_env=0) < 0.05  # the target falls from 0.5 to 0.1 over 1000 steps
-    assert bonus_after(entropy=0.29, t_env=500) == pytest.approx(0.05 * math.exp(3 * 0.01))
-    assert bonus_after(entropy=0.09, t_env=5000) > 0.05
+    assert bonus_after(share=0.9, t_env=0) < 0.05  # the target falls from 0.5 to 0.1 over 1000 steps
+    assert bonus_after(share=0.29, t_env=500) == pytest.approx(0.05 * math.exp(3 * 0.01))
+    assert bonus_after(share=0.09, t_env=5000) > 0.05
     for _ in range(100):
-        ppo._move_entropy_coef(entropy=0.0, t_env=0)
+        ppo._move_entropy_coef(share=0.0, t_env=0)
     assert ppo.entropy_coef == 0.3
 
 

@@ -7,7 +7,7 @@ from torch.distributions import Categorical, kl_divergence
 from components.trajectory_buffer import Trajectories
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.losses import WorldModelLossConfig, world_model_loss
-from modules.world_models.symlog import TwoHot, symexp, symlog
+from modules.world_models.symlog import TwoHot
 from modules.world_models.world_model import WorldModel, WorldModelConfig
 
 N_AGENTS, OBS, ACTIONS = 3, 5, 4
@@ -199,5 +199,4 @@ def test_two_hot_means_and_minimises_at_the_target() -> None:
         two_hot.loss(logits, target).sum().backward()
         optimiser.step()
     assert torch.allclose(two_hot.mean(logits.detach()), target, rtol=0.02, atol=0.02)
-    assert torch.allclose(symexp(symlog(target)), target, rtol=1e-5)
     assert two_hot.mean(torch.zeros(1, len(two_hot.bins))).abs().item() < 1e-3

@@ -38,7 +38,8 @@ class FusionLayer(nn.Module):
         query, key, value = (
             self.query_key_value(x).view(n, agents, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         )
-        attended = F.scaled_dot_product_attention(query, key, value)
+        alone = agents == 1  # then all attention is its own
+        attended = value if alone else F.scaled_dot_product_attention(query, key, value)
         return self.attention_out(attended.transpose(1, 2).reshape(n, agents, width))
 
 

@@ -9,13 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def symlog(x: Tensor) -> Tensor:
-    """sign(x) ln(1 + |x|): near zero the identity, far out a logarithm."""
-    return torch.sign(x) * torch.log1p(x.abs())
-
-
 def symexp(x: Tensor) -> Tensor:
-    """The inverse of ``symlog``."""
+    """The inverse of symlog(x) = sign(x) ln(1 + |x|): near zero the identity, far out a logarithm."""
     return torch.sign(x) * torch.expm1(x.abs())
 
 
