@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import Job, Pool
 from main import INTERRUPTED, configuration, fail
-from results import Parser
+from results import Parser, count, whole
 from utils import interrupts
 from utils.config import compose, parse_command_line
 from utils.constraints import ConfigError
@@ -34,6 +34,13 @@ if TYPE_CHECKING:  # imported where needed: pandas and matplotlib take their tim
 
 ROOT = Path(__file__).resolve().parents[1]
 STATUS_EVERY = 60.0  # seconds
+DECIDED = {  # keys of a configuration, and what decides them in a study
+    "seed": "--seeds N takes 0 to N - 1",
+    "t_max": "name it as --steps",
+    "resume": "runs that broke off go on anyway",
+    "env_args.map_name": "name maps as --maps",
+    "env_args.key": "name ids as --maps",
+}
 LATE = 0.05  # share of the steps by which a test may come later without being told
 COLUMNS = [
     "map", "alg", "seeds", "mean", "iqm", "low", "high", "median", "q25", "q75", "std", "area", "minutes",
@@ -61,6 +68,8 @@ def study(given: argparse.Namespace, jobs: Sequence[Job], command: str) -> int:
     print(f"{len(wanted)} of {len(jobs)} runs are missing", file=sys.stderr)
     became = train(wanted, given.jobs, out / "logs") if given.jobs else {}
     done = {job: directory for job in jobs if (directory := job.finished()) is not None}
+    if not done and not given.jobs:
+        return fail("No run is finished, so nothing is compared; --jobs 1 or more trains what is missing", 1)
     missing = [f"{job} is missing ({became.get(job, 'not trained')})." for job in jobs if job not in done]
     if not done:
         return fail(f"No run is finished, so nothing is compared: {' '.join(missing)}", 1)
@@ -79,10 +88,10 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(prog="compare.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     top.add_argument("--algs", type=_list, required=True, metavar="A,B", help="algorithms of src/config/algs")
     top.add_argument("--maps", type=_list, required=True, metavar="M,N", help="maps; for gymma, its ids")
-    top.add_argument("--seeds", type=_count, default=3, metavar="N", help="seeds 0 to N - 1 (3)")
-    top.add_argument("--steps", type=_count, default=50000, metavar="N", help="environment steps (50000)")
+    top.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N - 1 (3)")
+    top.add_argument("--steps", type=count, default=50000, metavar="N", help="environment steps (50000)")
     top.add_argument("--env-config", default="smax", metavar="ENV", help="environment (smax)")
-    top.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1); 0: train nothing")
+    top.add_argument("--jobs", type=whole, default=1, metavar="N", help="runs at a time (1); 0: none")
     top.add_argument("--out", type=Path, default=Path("results/comparison"), metavar="DIR")
     top.add_argument("rest", nargs="*", metavar="with key=value ...", help="changes of all configurations")
     return top
@@ -95,12 +104,6 @@ def _list(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
 def plan(given: argparse.Namespace) -> list[Job]:
     """Return all runs of the study, seed by seed, so that the first results come early.
 
@@ -108,13 +111,11 @@ def plan(given: argparse.Namespace) -> list[Job]:
         ConfigError: one of them can't be run.
     """
     for word in given.rest:
-        if word.partition("=")[0] in ("seed", "t_max", "resume"):
-            raise ConfigError(f"{word!r} is decided by the study; its options are --seeds and --steps.")
-    if given.jobs < 0:
-        raise ConfigError(f"--jobs must be a whole number from 0 on, not {given.jobs}.")
+        if option := DECIDED.get(word.partition("=")[0]):
+            raise ConfigError(f"{word!r} is decided by the study: {option}.")
     groups = [(alg, task) for task in given.maps for alg in given.algs]
     words = {group: _words(given, *group) for group in groups}
-    configs = {group: configuration([*words[group], "seed=0"])[0] for group in groups}
+    configs = {group: _configuration(group, words[group]) for group in groups}
     _check_apart(given.algs, configs)
     from run import check_names  # here, when nearly all of the request is known to be good
 
@@ -125,6 +126,14 @@ def plan(given: argparse.Namespace) -> list[Job]:
         for seed in range(given.seeds)
         for group in groups
     ]
+
+
+def _configuration(group: tuple[str, str], words: Sequence[str]) -> dict[str, Any]:
+    """Return what an algorithm's ``words`` on a map compose to, for any seed."""
+    try:
+        return configuration([*words, "seed=0"])[0]
+    except ConfigError as error:
+        raise ConfigError(f"{group[0]} on {group[1]}: {error}") from error
 
 
 def _check_apart(algs: Sequence[str], configs: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:

@@ -67,13 +67,13 @@ def parser() -> argparse.ArgumentParser:
             )
         if name in ("table", "plot"):
             command.add_argument(
-                "--at", type=int, metavar="STEP", help="compare at this step, not at the end"
+                "--at", type=whole, metavar="STEP", help="compare at this step, not at the end"
             )
         if name in FORMATS:
             command.add_argument("--format", choices=FORMATS[name], default="table")
             command.add_argument("--out", type=Path, metavar="FILE", help="write to this file")
         if name == "best":
-            command.add_argument("--top", type=int, default=10, help="number of runs (10)")
+            command.add_argument("--top", type=count, default=10, help="number of runs (10)")
         if name == "plot":
             kinds = ("curves", "losses", "aggregate", "profile", "improvement")
             command.add_argument("--kind", choices=kinds, default="curves")
@@ -121,6 +121,20 @@ def _chosen() -> Parser:
     )
     group.add_argument("--until", type=_day, metavar="DAY", help="started on this day or earlier")
     return group
+
+
+def whole(text: str) -> int:
+    """Read a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Read a whole number from 1 on."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 def _day(text: str) -> date:
@@ -235,27 +249,28 @@ def _curves(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> l
         _write(given, json.dumps(export.marl_eval(frame, metric, environments), indent=1))
     else:
         _print(given, frame)
-    return query.notices(chosen)
+    return query.notices(chosen) + query.without(chosen, metric)
 
 
 def _table(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
     from records import export, query
 
-    _, frame = _frame(given, store, chosen)
+    metric, frame = _frame(given, store, chosen)
     table = query.table(frame, given.at)
     if given.format == "latex":
         _write(given, export.latex(table))
     else:
         _print(given, table)
-    return query.notices(chosen) + (query.lengths(frame) if given.at is None else [])
+    notes = query.notices(chosen) + query.without(chosen, metric)
+    return notes + (query.lengths(frame) if given.at is None else [])
 
 
 def _best(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
     from records import query
 
-    _, frame = _frame(given, store, chosen)
+    metric, frame = _frame(given, store, chosen)
     _print(given, query.best(frame).head(given.top))
-    return query.notices(chosen)
+    return query.notices(chosen) + query.without(chosen, metric)
 
 
 def _plot(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
@@ -268,12 +283,18 @@ def _plot(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
             raise ConfigError("None of these runs recorded losses of a world model.")
         names = [query.metric_of(chosen, metric) for metric in metrics]
         frames = {name: query.curves(store, chosen, name, times=given.x == "hours") for name in names}
-        if given.x == "hours" and all(frame["seconds"].isna().all() for frame in frames.values()):
-            raise ConfigError("These curves were kept without their times; draw them over --x t_env.")
+        if given.x == "hours":
+            notes += [line for frame in frames.values() for line in query.without_times(frame)]
+            frames = {name: frame.dropna(subset="seconds") for name, frame in frames.items()}
+            if all(frame.empty for frame in frames.values()):
+                raise ConfigError("These curves were kept without their times; draw them over --x t_env.")
         plots.draw_curves(frames, given.out, given.band, given.x)
+        if given.kind == "curves":
+            notes += [line for name in names for line in query.without(chosen, name)]
         notes += [line for frame in frames.values() for line in query.lengths(frame)]
     else:
         metric, frame = _frame(given, store, chosen)
+        notes += query.without(chosen, metric)
         scores, left_out = query.scores(frame, given.at)
         notes += query.lengths(frame) if given.at is None else []
         if given.kind == "improvement":
@@ -293,10 +314,10 @@ def _plot(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
 def _report(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
     from records import query, report
 
-    metric = query.metric_of(chosen, given.metric and given.metric[0])
+    metric = _one_metric(given, chosen)
     report.write(given.out, store, chosen, metric, given.title)
     print(f"Written to {given.out}")
-    return []
+    return query.without(chosen, metric)
 
 
 ANSWERS = {
@@ -311,10 +332,16 @@ def _frame(
     """Return the one metric that is asked for, and its curves, with their ``times`` where these are shown."""
     from records import query
 
+    metric = _one_metric(given, chosen)
+    return metric, query.curves(store, chosen, metric, times)
+
+
+def _one_metric(given: argparse.Namespace, chosen: "list[Run]") -> str:
+    from records import query
+
     if given.metric and len(given.metric) > 1:
         raise ConfigError("This takes one --metric; only `plot --kind curves` takes several.")
-    metric = query.metric_of(chosen, given.metric and given.metric[0])
-    return metric, query.curves(store, chosen, metric, times)
+    return query.metric_of(chosen, given.metric and given.metric[0])
 
 
 def _print(given: argparse.Namespace, frame: "pd.DataFrame") -> None:

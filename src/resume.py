@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from records.journal import DamagedRecord, Record, read_journal
+from records.journal import FILE, DamagedRecord, Record, read_journal
 from utils.config import flatten, may_change, run_folder
 from utils.constraints import ConfigError
 
@@ -31,6 +31,11 @@ def record_of(directory: Path) -> Record:
     Raises:
         ConfigError: it is no run directory, or its record can't be read.
     """
+    if not (directory / FILE).exists():
+        raise ConfigError(
+            f"There is no run in {directory.absolute()}; name a run directory, like results/sacred/mappo/3m/1"
+            " (`results.py list` and `show` tell where runs are)."
+        )
     try:
         return read_journal(directory)
     except DamagedRecord as error:
@@ -77,15 +82,17 @@ def _records(config: dict[str, Any]) -> Iterator[tuple[Path, Record]]:
 
 
 def _newest_unfinished(config: dict[str, Any]) -> Path:
-    objections = []
+    alike, others = [], []  # why runs of this configuration, and others, can't go on
     for directory, record in _records(config):
-        objection = _difference(config, record, directory) or _finished(config, record, directory)
-        if objection is None:
-            if lock(directory):
-                return directory
-            objection = f"{directory} is still running."
-        objections.append(objection)
-    newest = f" {objections[0]}" if objections else ""
+        if difference := _difference(config, record, directory):
+            others.append(difference)
+        elif finished := _finished(config, record, directory):
+            alike.append(finished)
+        elif lock(directory):
+            return directory
+        else:
+            alike.append(f"{directory} is still running.")
+    newest = "".join(f" {objection}" for objection in [*alike, *others][:1])
     raise ConfigError(
         f"There is no unfinished run of this configuration in {run_folder(config)}; "
         f"leave resume=True out to start one.{newest}"

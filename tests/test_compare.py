@@ -68,9 +68,11 @@ def test_runs_that_share_the_machine_share_its_threads() -> None:
         (["--env-config=smx"], ["environment 'smx'"]),
         (["--seeds=0"], ["--seeds", "whole number from 1 on"]),
         (["--steps=many"], ["--steps", "'many'"]),
-        (["--jobs=-1"], ["--jobs must be a whole number from 0 on"]),
+        (["--jobs=-1"], ["--jobs", "whole number from 0 on"]),
         (["with", "hiden_dim=3"], ["did you mean hidden_dim"]),
-        (["with", "seed=3"], ["'seed=3' is decided by the study"]),
+        (["with", "seed=3"], ["'seed=3' is decided by the study", "--seeds"]),
+        (["with", "env_args.map_name=8m"], ["'env_args.map_name=8m' is decided by the study", "--maps"]),
+        (["--algs=gawm_small,qmix", "with", "wm_width=64"], ["qmix on 3m: There is no key 'wm_width'"]),
         (["with", "learner=qlearner"], ["learner", "q_learner"]),
         (["lr=1"], ["'with' is missing"]),
     ],
@@ -151,7 +153,7 @@ def test_a_test_well_after_the_steps_is_told(tmp_path: Path) -> None:
 def test_without_runs_nothing_is_compared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given = compare.parser().parse_intermixed_args([*tiny(tmp_path, "qmix"), "--jobs=0"])
     assert compare.study(given, compare.plan(given), "the command") == 1
-    assert "No run is finished, so nothing is compared: qmix on" in capfd.readouterr().err
+    assert "No run is finished, so nothing is compared; --jobs 1 or more trains" in capfd.readouterr().err
     assert not (tmp_path / "study").exists()
 
 

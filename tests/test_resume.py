@@ -87,6 +87,13 @@ def test_a_finished_run_says_so_unless_more_steps_are_asked_for(config, make_run
     assert resume.choose(config | {"t_max": 2000}) == directory
 
 
+def test_what_is_said_is_of_a_run_of_this_configuration_if_there_is_one(config, make_run):
+    make_run(1, "COMPLETED", steps=1003)
+    make_run(2, lr=0.1)
+    with pytest.raises(ConfigError, match="3m/1 is finished"):
+        resume.choose(config)
+
+
 def test_a_living_run_is_left_alone(config, make_run):
     old, living = make_run(1), make_run(2)
     command = [sys.executable, "-c", HOLD, str(living)]
@@ -103,5 +110,5 @@ def test_a_living_run_is_left_alone(config, make_run):
 def test_nothing_to_go_on_with_is_one_sentence(config, tmp_path):
     with pytest.raises(ConfigError, match="There is no unfinished run of this configuration in .*qmix/3m"):
         resume.choose(config)
-    with pytest.raises(ConfigError, match="holds no readable journal"):
+    with pytest.raises(ConfigError, match="There is no run in .*name a run directory"):
         resume.choose(config | {"resume": str(tmp_path)})

@@ -23,7 +23,7 @@ from envs.sc2v2_scenarios import MAP_FILE, SCENARIOS
 from utils.constraints import hint
 
 INSTALL_PACKAGES = "pip install --no-deps -r requirements-sc2.txt"
-INSTALL_GAME = "scripts/install_sc2.sh"
+INSTALL_GAME = "scripts/install_sc2.sh --accept-licence"
 ELSE = "--env-config=smax needs none of it"
 
 PROTOBUF_SETTING = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
@@ -82,9 +82,9 @@ def require(env: str, env_args: Mapping[str, Any], games: int) -> None:
     found = checks(env, env_args, games)
     failures = list(dict.fromkeys(check.failure for check in found if check.failure))
     if failures:
-        others = f" and {len(failures) - 1} more to mend" if len(failures) > 1 else ""
-        hints = f"`python src/main.py check {env}` lists all that StarCraft II needs{others}; {ELSE}"
-        raise ValueError(f"{failures[0]} ({hints}).")
+        others = f"; {len(failures) - 1} more missing" if len(failures) > 1 else ""
+        check = f"`python src/main.py check {env}` lists all that StarCraft II needs"
+        raise ValueError(f"{failures[0]}{others} ({check}; {ELSE}).")
 
 
 def versions(env: str, env_args: Mapping[str, Any]) -> dict[str, str]:

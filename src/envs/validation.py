@@ -5,14 +5,14 @@ from __future__ import annotations
 import atexit
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from envs import sc2_folders, sc2_preflight
 from envs.smax_scenarios import SCENARIOS
+from utils.constraints import hint, unknown
 
 SMACLITE_INSTALL = "pip install 'smaclite @ git+https://github.com/uoe-agents/smaclite.git'"
 
@@ -35,13 +35,7 @@ def validate(env_name: str, env_args: Mapping[str, Any], n_envs: int = 1) -> Non
     if env_name in checks:
         checks[env_name](env_args)
     elif env_name not in REGISTRY:
-        raise ValueError(_unknown("environment", env_name, {*REGISTRY, *checks}))
-
-
-def _unknown(kind: str, name: Any, known: Iterable[str]) -> str:
-    known = sorted(known)
-    near = get_close_matches(str(name), known, n=5, cutoff=0.5) or known[:20]
-    return f"Unknown {kind} '{name}': did you mean {' or '.join(near)}?"
+        raise unknown("environment", env_name, sorted({*REGISTRY, *checks}))
 
 
 def _require(holds: bool, key: str, value: Any, what: str) -> None:
@@ -55,7 +49,7 @@ def _is_positive_int(value: Any) -> bool:
 
 def _validate_smax(env_args: Mapping[str, Any]) -> None:
     if env_args["map_name"] not in SCENARIOS:
-        raise ValueError(_unknown("SMAX map", env_args["map_name"], SCENARIOS))
+        raise unknown("SMAX map", env_args["map_name"], sorted(SCENARIOS))
     for key in ("see_enemy_actions", "walls_cause_death"):
         _require(isinstance(env_args.get(key, True), bool), key, env_args.get(key), "True or False")
     scale = env_args.get("reward_scale", 1)
@@ -90,7 +84,9 @@ def find_gymnasium_id(key: str) -> str:
                 f"The module '{module}' of env_args.key={key} cannot be imported: {error}."
             ) from None
     if name not in gymnasium.registry:
-        raise ValueError(_unknown("gymnasium id", name, gymnasium.registry))
+        near = hint(name, sorted(gymnasium.registry))
+        with_module = "" if module else "; put its module in front, like lbforaging:Foraging-8x8-2p-3f-v3"
+        raise ValueError(f"There is no gymnasium id {name!r}{near}{with_module}.")
     return name
 
 
@@ -107,7 +103,7 @@ def _validate_smaclite(env_args: Mapping[str, Any]) -> None:
     _require(_is_positive_int(limit), "time_limit", limit, "a positive whole number")
     maps = smaclite_maps()
     if env_args["map_name"] not in maps:
-        raise ValueError(_unknown("SMAClite map", env_args["map_name"], maps))
+        raise unknown("SMAClite map", env_args["map_name"], maps)
 
 
 def smaclite_maps() -> list[str]:

@@ -85,8 +85,6 @@ def carry_out(request: Request, config: dict[str, Any], log: logging.Logger) -> 
                 f"{path} is there already, and all models are measured on the same play; delete it first."
             )
         return record(request.directory, request.checkpoint, request.number, config, path, log)
-    if not path.exists():
-        raise ConfigError(f"There is no held-out play in {path} yet; make it once with: {FORMS[RECORD]}.")
     from quality.measuring import evaluate
 
     return evaluate(request.directory, request.checkpoint, request.number, config, path)

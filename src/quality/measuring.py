@@ -12,6 +12,7 @@ import torch
 
 from checkpoints import Checkpoint, CheckpointStore
 from modules.world_models.world_model import WorldModel, WorldModelConfig
+from quality.command import FORMS, RECORD
 from quality.held_out import TASK, HeldOut, load
 from quality.indices import measure
 from quality.open_loop import Measured
@@ -40,10 +41,13 @@ def evaluate(directory: Path, which: str, horizon: int, config: dict[str, Any], 
         OSError: the results can't be written.
     """
     checkpoint = CheckpointStore(directory / CHECKPOINTS).find(which)
+    weights = _weights(checkpoint, config)
+    if not path.exists():
+        raise ConfigError(f"There is no held-out play in {path} yet; make it once with: {FORMS[RECORD]}.")
     try:
         data, about = load(path)
         _check_same_task(config, about, path)
-        model = load_world_model(checkpoint, config, data, about["n_actions"])
+        model = _model(weights, config, data, about["n_actions"])
         torch.manual_seed(0)  # the latents that are drawn
         indices = measure(Measured(model), data, horizon)
     except ValueError as error:
@@ -62,10 +66,8 @@ def _check_same_task(config: dict[str, Any], about: Mapping[str, Any], path: Pat
             raise ConfigError(f"{path} was recorded with {key} {about[key]}, but the run has {config[key]}.")
 
 
-def load_world_model(
-    checkpoint: Checkpoint, config: dict[str, Any], data: HeldOut, n_actions: int
-) -> WorldModel:
-    """The world model of a checkpoint, frozen.
+def _weights(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
+    """The weights of the world model in a checkpoint.
 
     Raises:
         ConfigError: there is none in it.
@@ -78,10 +80,16 @@ def load_world_model(
     state = checkpoint.load("learner")
     if "world_model" not in state:
         raise ConfigError(f"{checkpoint.path} holds no world model: {config['name']} learns without one.")
+    weights: dict[str, Any] = state["world_model"]
+    return weights
+
+
+def _model(weights: dict[str, Any], config: dict[str, Any], data: HeldOut, n_actions: int) -> WorldModel:
+    """The world model of these ``weights``, frozen."""
     n_agents, obs_size = data.obs.shape[2:]
     sizes = read(WorldModelConfig, SimpleNamespace(**config))
     model = WorldModel(n_agents, obs_size, n_actions, sizes)
-    model.load_state_dict(state["world_model"])
+    model.load_state_dict(weights)
     return model.requires_grad_(False)
 
 

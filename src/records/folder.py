@@ -65,6 +65,7 @@ class FolderStore:
         self._indices: dict[str, tuple[Path, str]] = {}  # where a run's points are, by run
         self._kept: dict[str, dict[str, Series]] = {}  # curves of CSV files, by run and metric
         self._paths = list(paths)
+        self.where = ", ".join(map(str, self._paths))
         for path in self._paths:
             if not path.exists():
                 raise ConfigError(f"There is no {path}; name a folder with run directories or a CSV file.")

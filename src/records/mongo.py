@@ -81,14 +81,19 @@ def check(database: Database[Document], uri: str) -> None:
         raise ConfigError(explain(error, uri)) from error
 
 
+def hosts(uri: str) -> str:
+    """Return the servers that ``uri`` names, without credentials."""
+    return uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
+
+
 def explain(error: Exception, uri: str) -> str:
     """Return in one sentence, free of credentials, what is wrong with the server at ``uri``."""
-    hosts = uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    server = f"MongoDB at {hosts(uri)}"
     if isinstance(error, OperationFailure) and error.code in (13, 18):
-        return f"MongoDB at {hosts} refused the user name or the password; check MONGO_URI or --mongo."
+        return f"{server} refused the user name or the password; check MONGO_URI or --mongo."
     if isinstance(error, ConnectionFailure):
-        return f"MongoDB at {hosts} doesn't answer; check that it runs, or MONGO_URI or --mongo."
-    return f"MongoDB at {hosts} answered with an error: {error}."
+        return f"{server} doesn't answer; check that it runs, or MONGO_URI or --mongo."
+    return f"{server} answered with an error: {error}."
 
 
 class Replica:

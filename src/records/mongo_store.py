@@ -8,7 +8,7 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 from records.journal import Series
-from records.mongo import Document, connect, explain, series
+from records.mongo import Document, connect, explain, hosts, series
 from records.store import Run, order, run_of
 from utils.constraints import ConfigError
 
@@ -23,6 +23,7 @@ class MongoStore:
     def __init__(self, uri: str) -> None:
         self.problems: list[str] = []
         self._uri = uri
+        self.where = f"the database at {hosts(uri)}"
         self._database: Database[Document] = connect(uri)
 
     def runs(self) -> list[Run]:

@@ -66,7 +66,8 @@ def select(store: Store, wanted: Filter) -> list[Run]:
     """
     left = store.runs()
     if not left:
-        raise ConfigError("There is no run here; runs are recorded by src/main.py.")
+        why = f": {' '.join(store.problems)}" if store.problems else "; runs are recorded by src/main.py."
+        raise ConfigError(f"There is no run in {store.where}{why}")
     for name in ("alg", "map", "seed", "status"):
         values = getattr(wanted, name)
         there = sorted({getattr(run, name) for run in left})
@@ -257,6 +258,24 @@ def _mixed(alike: Sequence[Run], what: str, free: set[str]) -> list[str]:
     return [
         f"The runs of {what} differ in {listed}{more} and are counted together; choose with --key KEY=VALUE."
     ]
+
+
+def without(chosen: Sequence[Run], metric: str) -> list[str]:
+    """Return a sentence if some runs have no points of ``metric``, and so no part in what is shown."""
+    return _left_out([(run.alg, run.map) for run in chosen if metric not in run.metrics], metric)
+
+
+def without_times(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence if some curves were kept without the times of their points."""
+    timeless = frame[frame["seconds"].isna()].drop_duplicates("run")
+    return _left_out(list(zip(timeless["alg"], timeless["map"], strict=True)), "times")
+
+
+def _left_out(runs: Sequence[tuple[str, str]], what: str) -> list[str]:
+    if not runs:
+        return []
+    named = ", ".join(f"{alg} on {task}" for alg, task in sorted(set(runs)))
+    return [f"Left out, as they have no {what}: {len(runs)} run{'s' * (len(runs) > 1)} of {named}."]
 
 
 def lengths(frame: pd.DataFrame) -> list[str]:

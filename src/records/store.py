@@ -42,8 +42,9 @@ def order(run: Run) -> tuple[Any, ...]:
 
 
 class Store(Protocol):
-    """A place with runs. ``problems`` says, a line each, which records in it can't be read."""
+    """A place with runs: ``where`` names it; ``problems`` says, a line each, which records can't be read."""
 
+    where: str
     problems: list[str]
 
     def runs(self) -> list[Run]:

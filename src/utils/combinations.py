@@ -1,5 +1,6 @@
 """Values that are good each by itself and can't be used together, told before anything is built."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,12 @@ def check(config: Config) -> None:
         objection = rule(config)
         if objection is not None:
             raise ConfigError(objection)
+
+
+def _name(config: Config) -> str | None:
+    if re.fullmatch(r"[\w+.*-]+( [\w+.*-]+)*", config["name"]) and config["name"] not in (".", ".."):
+        return None
+    return f"name={config['name']!r} can't be a folder's name: take letters, digits, and any of _ - + * ."
 
 
 def _individual_rewards(config: Config) -> str | None:
@@ -124,6 +131,7 @@ def _latent_policy(config: Config) -> str | None:
 
 
 RULES: list[Callable[[Config], str | None]] = [
+    _name,
     _individual_rewards,
     _replay,
     _fresh_play,

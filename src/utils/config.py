@@ -17,6 +17,13 @@ import yaml
 
 from utils.constraints import ConfigError, Constraints, hint, unknown
 
+OTHER_FORMS = """what else main.py does:
+  main.py with resume=DIRECTORY           go on with a run
+  main.py evaluate=DIRECTORY              play its policy (checkpoint=best|last|STEP episodes=1000 render=gif)
+  main.py record_dataset=DIRECTORY        record play to measure world models on (episodes=128)
+  main.py evaluate_world_model=DIRECTORY  measure the model of a run on it (horizon=15)
+  main.py check sc2|sc2v2                 tell what an environment needs and lacks
+"""
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
 WORDS = {"null": None, "none": None, "true": True, "false": False}
 
@@ -46,6 +53,8 @@ def parse_command_line(argv: list[str]) -> Request:
         usage="main.py --config=ALG --env-config=ENV with key=value ...",
         description="Train a multi-agent algorithm in an environment. Its keys stand in src/config: "
         "default.yaml, algs/ALG.yaml, envs/ENV.yaml.",
+        epilog=OTHER_FORMS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="ALG", help=f"algorithm: {', '.join(available('algs'))}")

@@ -108,7 +108,7 @@ def test_maps(complete):
     assert "did you mean 3m" in complaint(map_name="3mm")
     assert "There is no SMAC map 'terran_5'" in complaint("sc2v2", map_name="terran_5")
     missing = failures(map_name="8m")["map's file"]
-    assert f"scripts/install_sc2.sh --maps-only --to {complete}" in missing
+    assert f"scripts/install_sc2.sh --accept-licence --maps-only --to {complete}" in missing
 
 
 @pytest.mark.parametrize("level", [0, 10, "B", "easy"])

@@ -133,6 +133,9 @@ def test_the_report_is_one_file_that_needs_nothing_else(ask, folder, tmp_path):
 BAD = {
     "unknown metric": (["table", "--metric", "tset_battle_won_mean"], "did you mean test_battle_won_mean"),
     "two metrics": (["table", "--metric", "loss", "wm_obs_loss"], "one --metric"),
+    "report on two metrics": (["report", "--metric", "loss", "wm_obs_loss"], "one --metric"),
+    "no best run": (["best", "--top", "0"], "'0' is no whole number from 1 on"),
+    "negative step": (["table", "--at", "-5"], "--at"),
     "nothing selected": (["list", "--map", "9m"], "no run with map '9m'"),
     "unknown key": (["list", "--key", "lrr=1"], "did you mean lr"),
     "broken day": (["list", "--since", "yesterday"], "2030-12-31"),
@@ -161,6 +164,30 @@ def test_bad_input_is_one_sentence(folder, capsys, monkeypatch, tmp_path, case):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert expected in err
+
+
+def test_runs_without_the_metric_are_named(ask):
+    code, out, err = ask("table", "--map", "3m")
+    assert (code, "gawm" in out) == (0, False)
+    assert "note: Left out, as they have no test_battle_won_mean: 1 run of gawm on 3m.\n" in err
+    assert "Left out" not in ask("table", "--alg", "qmix")[2]
+
+
+def test_curves_without_times_are_named_where_times_are_drawn(folder, tmp_path, capsys):
+    kept = tmp_path / "kept.csv"
+    kept.write_text("alg,map,seed,t_env,test_battle_won_mean\nvdn,9m,0,0,0.1\nvdn,9m,0,100,0.2\n")
+    words = ["--dir", str(folder), str(kept), "--x", "hours", "--out", str(tmp_path / "curves.png")]
+    assert results.main(["plot", *words]) == 0
+    assert "note: Left out, as they have no times: 1 run of vdn on 9m.\n" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_read_the_reason_is_told(tmp_path, capsys):
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("a,b\n1,2\n")
+    assert results.main(["list", "--dir", str(wrong)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: There is no run in {wrong}: {wrong} holds no curves (")
+    assert error.count("\n") == 1
 
 
 def test_a_damaged_run_is_a_note(tmp_path, capsys):

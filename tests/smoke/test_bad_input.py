@@ -42,6 +42,12 @@ CASES = {
         ["MongoDB at 127.0.0.1:9 doesn't answer"],
     ),
     "gymnasium id": ([*GYMMA, "env_args.key=lbforaging:Foraging-8x8-2p-3f-v99"], ["Foraging-8x8-2p-3f-v"]),
+    "gymnasium id without its module": (
+        [*GYMMA, "env_args.key=Foraging-8x8-2p-3f-v3"],
+        ["'Foraging-8x8-2p-3f-v3'", "module in front"],
+    ),
+    "name of no folder": ([*SMAX, "name=a/b"], ["name='a/b'", "folder"]),
+    "empty name": ([*SMAX, "name="], ["name=''", "folder"]),
     "gymnasium module": ([*GYMMA, "env_args.key=lbforagin:Foraging-8x8-2p-3f-v3"], ["lbforagin"]),
     "no gymnasium id": ([*GYMMA, "env_args.time_limit=5"], ["env_args.key"]),
     "no StarCraft II": (["--config=qmix", "--env-config=sc2"], ["StarCraft II", "smac", "check sc2", "smax"]),
