@@ -70,18 +70,25 @@ class Training:
         return self.parts.runner.t_env
 
     def run(self) -> None:
-        """Train until ``t_max``, with a test before and after."""
+        """Train until ``t_max``, with a test before and after.
+
+        An interrupt waits until what is under way is done and can be saved.
+        """
         while self.t_env < self.args.t_max:
-            self._at_intervals()
-            episodes = self.parts.runner.run(test_mode=False)
-            self.parts.buffer.insert_episode_batch(episodes)
-            self.episode += episodes.batch_size
-            self._learn()
-            self.progress.update(self.t_env)
-            interrupts.check()
-            if self._save_is_due():
+            with interrupts.held():
+                self._at_intervals()
+                self._collect()
+                self._learn()
+                self.progress.update(self.t_env)
+            if self._save_is_due() or interrupts.requested():
                 self._save()
+            interrupts.check()
         self._finish()
+
+    def _collect(self) -> None:
+        episodes = self.parts.runner.run(test_mode=False)
+        self.parts.buffer.insert_episode_batch(episodes)
+        self.episode += episodes.batch_size
 
     def _learn(self) -> None:
         """Make the updates that are due; those that come due before there is data are dropped."""

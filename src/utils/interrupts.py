@@ -1,13 +1,22 @@
-"""Ctrl-C and SIGTERM end a run in one way: a KeyboardInterrupt, after which everything is closed in order."""
+"""Ctrl-C and SIGTERM end a run in one way: a KeyboardInterrupt, after which everything is closed in order.
 
+Where work is held together by ``held``, the first of them waits for the work's end, so that it can be saved.
+"""
+
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+WAITING = b"\nEnding when the step under way is done and saved; Ctrl-C again to end at once.\n"
+
 _requested = False
+_held = False
 
 
 def install() -> None:
-    """Let the first SIGINT or SIGTERM raise KeyboardInterrupt, and a SIGINT after it not disturb the closing.
+    """Let a SIGINT or SIGTERM raise KeyboardInterrupt, and a SIGINT after that not disturb the closing.
 
     A second SIGTERM ends the process at once, should the closing hang.
     """
@@ -17,13 +26,36 @@ def install() -> None:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     global _requested
-    _requested = True
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise KeyboardInterrupt
+    waits = _held and not _requested
+    _requested = True
+    if waits:
+        os.write(2, WAITING)  # print may be what was interrupted
+    else:
+        check()
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let the first signal within the block wait for its end; the second raises KeyboardInterrupt there."""
+    global _held
+    _held = True
+    try:
+        yield
+    finally:
+        _held = False
+
+
+def requested() -> bool:
+    """Whether there was a signal."""
+    return _requested
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt again if it was lost: Python drops one raised in a destructor or callback."""
+    """Raise KeyboardInterrupt if there was a signal.
+
+    One may have been held, or its exception lost: Python drops those raised in a destructor or callback.
+    """
     if _requested:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt

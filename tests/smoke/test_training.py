@@ -144,3 +144,5 @@ def test_an_interrupt_ends_the_run_cleanly(command_line, load, number, env, task
     assert rest.splitlines()[-1] == f"Interrupted; the record so far is in {record}"
     assert "Traceback" not in seen + rest
     assert load(record / "run.json")["status"] == "INTERRUPTED"
+    saved = max(int(folder.name) for folder in (record / "checkpoints").iterdir() if folder.name.isdigit())
+    assert saved >= max(load(record / "metrics.json")["return_mean"]["steps"])

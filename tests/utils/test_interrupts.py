@@ -10,6 +10,7 @@ from utils import interrupts
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch):
     monkeypatch.setattr(interrupts, "_requested", False)
+    monkeypatch.setattr(interrupts, "_held", False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     interrupts.install()
     yield
@@ -23,6 +24,36 @@ def test_first_signal_interrupts_and_further_ctrl_c_does_not_disturb_the_closing
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
     os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_waits_where_work_is_held_together(number, capfd):
+    done = False
+    with interrupts.held():
+        assert not interrupts.requested()
+        os.kill(os.getpid(), number)
+        assert interrupts.requested()
+        done = True
+    assert "Ctrl-C again to end at once" in capfd.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.check()
+    assert done
+    os.kill(os.getpid(), signal.SIGINT)  # the closing is not disturbed
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with interrupts.held():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_after_the_work_does_not_wait():
+    with interrupts.held():
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_swallowed_interrupt_comes_back():
