@@ -22,7 +22,6 @@ ACTS_BY = {  # what the agents of a learner put out, and what makes actions of i
     "gawm_learner": ("pi_logits", POLICIES),
 }
 FOR_EPYMARL = ("optim_alpha", "add_value_last_step", "standardise_returns", "mask_before_softmax")
-OF_REPLAY = ("buffer_size", "batch_size")
 
 
 def check(config: Config) -> None:
@@ -73,9 +72,6 @@ def _without_effect(config: Config) -> str | None:
                 f"{key} is read by components written for EPyMARL alone: it changes nothing for"
                 f" learner={config['learner']} and mac={config['mac']}, so leave it out."
             )
-    for key in OF_REPLAY:
-        if config["buffer"] == "on_policy" and config[key] != defaults[key]:
-            return f"{key} changes nothing with buffer=on_policy, which keeps no episodes: leave it out."
     if config["learner"] == "gawm_learner" and config["standardise_rewards"]:
         return "standardise_rewards changes nothing for a world model (learner=gawm_learner): leave it out."
     return None

@@ -57,10 +57,6 @@ CASES = {
         [*SMAX, "standardise_returns=True"],
         ["standardise_returns", "EPyMARL", "q_learner"],
     ),
-    "a replay that nothing is drawn from": (
-        ["--config=mappo", "--env-config=smax", "with", "buffer_size=5000"],
-        ["buffer_size", "buffer=on_policy", "leave it out"],
-    ),
     "rewards that no world model standardises": (
         ["--config=gawm_small", "--env-config=smax", "with", "standardise_rewards=True"],
         ["standardise_rewards", "leave it out"],
