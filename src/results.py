@@ -239,9 +239,9 @@ def _show(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
 
 
 def _curves(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
-    from records import export, query
+    from records import export
 
-    metric, frame = _frame(given, store, chosen, times=True)
+    metric, frame, notes = _frame(given, store, chosen, times=True)
     if given.format == "csv":
         _write(given, export.curve_csv(frame, metric))
     elif given.format == "marl-eval":
@@ -249,66 +249,69 @@ def _curves(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> l
         _write(given, json.dumps(export.marl_eval(frame, metric, environments), indent=1))
     else:
         _print(given, frame)
-    return query.notices(chosen) + query.without(chosen, metric)
+    return notes
 
 
 def _table(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
     from records import export, query
 
-    metric, frame = _frame(given, store, chosen)
+    _, frame, notes = _frame(given, store, chosen)
     table = query.table(frame, given.at)
     if given.format == "latex":
         _write(given, export.latex(table))
     else:
         _print(given, table)
-    notes = query.notices(chosen) + query.without(chosen, metric)
     return notes + (query.lengths(frame) if given.at is None else [])
 
 
 def _best(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
     from records import query
 
-    metric, frame = _frame(given, store, chosen)
+    _, frame, notes = _frame(given, store, chosen)
     _print(given, query.best(frame).head(given.top))
-    return query.notices(chosen) + query.without(chosen, metric)
+    return notes
 
 
 def _plot(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
-    from records import plots, query
-
-    notes = query.notices(chosen)
-    if given.kind in ("curves", "losses"):
-        metrics = query.loss_metrics(chosen) if given.kind == "losses" else given.metric or [None]
-        if not metrics:
-            raise ConfigError("None of these runs recorded losses of a world model.")
-        names = [query.metric_of(chosen, metric) for metric in metrics]
-        frames = {name: query.curves(store, chosen, name, times=given.x == "hours") for name in names}
-        if given.x == "hours":
-            notes += [line for frame in frames.values() for line in query.without_times(frame)]
-            frames = {name: frame.dropna(subset="seconds") for name, frame in frames.items()}
-            if all(frame.empty for frame in frames.values()):
-                raise ConfigError("These curves were kept without their times; draw them over --x t_env.")
-        plots.draw_curves(frames, given.out, given.band, given.x)
-        if given.kind == "curves":
-            notes += [line for name in names for line in query.without(chosen, name)]
-        notes += [line for frame in frames.values() for line in query.lengths(frame)]
-    else:
-        metric, frame = _frame(given, store, chosen)
-        notes += query.without(chosen, metric)
-        scores, left_out = query.scores(frame, given.at)
-        notes += query.lengths(frame) if given.at is None else []
-        if given.kind == "improvement":
-            if len(scores) < 2:
-                raise ConfigError(
-                    "The probability of improvement needs two algorithms; choose more with --alg."
-                )
-            plots.draw_improvement(scores, given.out)
-        else:
-            draw = plots.draw_aggregate if given.kind == "aggregate" else plots.draw_profiles
-            draw(scores, metric, given.out)
-        notes += left_out
+    draw = _plot_curves if given.kind in ("curves", "losses") else _plot_scores
+    notes = draw(given, store, chosen)
     print(f"Drawn in {given.out}")
     return notes
+
+
+def _plot_curves(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
+    from records import plots, query
+
+    metrics = query.loss_metrics(chosen) if given.kind == "losses" else given.metric or [None]
+    if not metrics:
+        raise ConfigError("None of these runs recorded losses of a world model.")
+    names = [query.metric_of(chosen, metric) for metric in metrics]
+    frames = {name: query.curves(store, chosen, name, times=given.x == "hours") for name in names}
+    notes = query.notices(chosen)
+    if given.x == "hours":
+        notes += [line for frame in frames.values() for line in query.without_times(frame)]
+        frames = {name: frame.dropna(subset="seconds") for name, frame in frames.items()}
+        if all(frame.empty for frame in frames.values()):
+            raise ConfigError("These curves were kept without their times; draw them over --x t_env.")
+    plots.draw_curves(frames, given.out, given.band, given.x)
+    if given.kind == "curves":
+        notes += [line for name in names for line in query.without(chosen, name)]
+    return notes + [line for frame in frames.values() for line in query.lengths(frame)]
+
+
+def _plot_scores(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
+    from records import plots, query
+
+    metric, frame, notes = _frame(given, store, chosen)
+    scores, left_out = query.scores(frame, given.at)
+    if given.kind == "improvement":
+        if len(scores) < 2:
+            raise ConfigError("The probability of improvement needs two algorithms; choose more with --alg.")
+        plots.draw_improvement(scores, given.out)
+    else:
+        draw = plots.draw_aggregate if given.kind == "aggregate" else plots.draw_profiles
+        draw(scores, metric, given.out)
+    return notes + (query.lengths(frame) if given.at is None else []) + left_out
 
 
 def _report(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
@@ -328,12 +331,14 @@ ANSWERS = {
 
 def _frame(
     given: argparse.Namespace, store: "Store", chosen: "list[Run]", times: bool = False
-) -> "tuple[str, pd.DataFrame]":
-    """Return the one metric that is asked for, and its curves, with their ``times`` where these are shown."""
+) -> "tuple[str, pd.DataFrame, list[str]]":
+    """Return the one metric that is asked for, its curves, with their ``times`` where these are shown, and
+    what a reader must know of them."""
     from records import query
 
     metric = _one_metric(given, chosen)
-    return metric, query.curves(store, chosen, metric, times)
+    frame = query.curves(store, chosen, metric, times)
+    return metric, frame, query.notices(chosen) + query.without(chosen, metric)
 
 
 def _one_metric(given: argparse.Namespace, chosen: "list[Run]") -> str:

@@ -30,6 +30,14 @@ class Trajectories(NamedTuple):
     is_last: Tensor  # (B, T) bool
 
 
+def on_arrival(values: Tensor, acted: Tensor) -> Tensor:
+    """Move what came of steps, ``values`` (E, T - 1), to the records after them (E, T).
+
+    It is zero where ``acted`` (E, T - 1) bool says that no such step was taken, and on first records.
+    """
+    return torch.nn.functional.pad(values * acted, (1, 0))
+
+
 class TrajectoryBuffer:
     """A preallocated ring of arrival records, episodes laid end to end.
 
@@ -115,21 +123,18 @@ class TrajectoryBuffer:
         acted = filled[:, 1:]  # step t was acted on if the record after it exists
         raw = batch["reward"].sum(dim=-1)[:, :-1]
         trend = reward_trend(raw, acted, self.trend_sigma, self.trend_border)
-        terminated = batch["terminated"][:, :-1, 0].bool() & acted
+        terminated = batch["terminated"][:, :-1, 0].float()
         is_last = filled & ~torch.nn.functional.pad(acted, (0, 1))
         is_first = torch.zeros_like(filled)
         is_first[:, 0] = True
-
-        def on_arrival(values: Tensor) -> Tensor:
-            return torch.nn.functional.pad(values, (1, 0))
 
         return Trajectories(
             obs=batch["obs"][filled],
             avail_actions=batch["avail_actions"][filled].bool(),
             actions=batch["actions"][..., 0][filled],
-            reward=on_arrival(raw * acted)[filled],
-            trend=on_arrival(trend)[filled],
-            continues=1.0 - on_arrival(terminated.float())[filled],
+            reward=on_arrival(raw, acted)[filled],
+            trend=on_arrival(trend, acted)[filled],
+            continues=1.0 - on_arrival(terminated, acted)[filled],
             is_first=is_first[filled],
             is_last=is_last[filled],
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from components.episode_buffer import EpisodeBatch
+from components.trajectory_buffer import on_arrival
 
 TASK = ("env", "env_args", "common_reward", "reward_scalarisation")
 """What of a run's configuration says which play it learns from."""
@@ -36,16 +37,12 @@ def from_episodes(batch: EpisodeBatch) -> HeldOut:
     """The arrival records of complete episodes; rewards are summed over agents where each has its own."""
     filled = batch["filled"][..., 0].bool()
     acted = filled[:, 1:]
-
-    def on_arrival(values: Tensor) -> Tensor:
-        return torch.nn.functional.pad(values * acted, (1, 0))
-
     return HeldOut(
         obs=batch["obs"],
         state=batch["state"],
         actions=batch["actions"][..., 0],
-        reward=on_arrival(batch["reward"].sum(dim=-1)[:, :-1]),
-        continues=1.0 - on_arrival(batch["terminated"][:, :-1, 0].float()),
+        reward=on_arrival(batch["reward"].sum(dim=-1)[:, :-1], acted),
+        continues=1.0 - on_arrival(batch["terminated"][:, :-1, 0].float(), acted),
         filled=filled,
     )
 
