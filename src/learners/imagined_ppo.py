@@ -15,7 +15,7 @@ from modules.critics.latent_critic import LatentCritic
 from utils.compute import ComputeConfig
 from utils.rl_utils import lambda_returns, masked_mean, standardised, taken
 
-SMALLEST_BONUS, LARGEST_BONUS = 1e-2, 0.3  # weights between which the entropy bonus moves
+SMALLEST_BONUS, LARGEST_BONUS = 1e-2, 0.1  # weights between which the entropy bonus moves
 BONUS_GAIN = 3.0  # change of its logarithm per round and unit of missing entropy
 
 

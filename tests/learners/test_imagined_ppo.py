@@ -251,7 +251,7 @@ def test_the_entropy_bonus_follows_the_target() -> None:
     assert bonus_after(share=0.09, t_env=5000) > 0.05
     for _ in range(100):
         ppo._move_entropy_coef(share=0.0, t_env=0)
-    assert ppo.entropy_coef == 0.3
+    assert ppo.entropy_coef == 0.1
 
 
 def test_without_a_target_the_entropy_bonus_decays() -> None:
