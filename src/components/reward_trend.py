@@ -8,7 +8,6 @@ unchanged. ``nearest`` and ``constant`` are scipy's border rules, kept for compa
 """
 
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 BORDER_RULES = ("preserve", "nearest", "constant")
@@ -33,6 +32,8 @@ def reward_trend(rewards: Tensor, valid: Tensor, sigma: float, border: str = "pr
         return _spread_inside(rewards, valid, sigma)
     if border not in BORDER_RULES:
         raise ValueError(f"reward_trend_border is {border!r}; expected one of {', '.join(BORDER_RULES)}.")
+    from scipy.ndimage import gaussian_filter1d  # a tenth of a run's imports, and rarely needed
+
     smoothed = torch.zeros_like(rewards)
     for row, length in enumerate(valid.sum(dim=1).tolist()):
         trend = gaussian_filter1d(rewards[row, :length].cpu().double().numpy(), sigma, mode=border)
