@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import Job, Pool
-from main import INTERRUPTED, configuration, fail
-from results import Parser, count, whole
+from main import INTERRUPTED, configuration, fail, writable
 from utils import interrupts
+from utils.command_line import Parser, count, whole
 from utils.config import compose, parse_command_line
 from utils.constraints import ConfigError
 
@@ -110,6 +110,7 @@ def plan(given: argparse.Namespace) -> list[Job]:
     Raises:
         ConfigError: one of them can't be run.
     """
+    writable(ROOT / given.out, "--out")
     for word in given.rest:
         if option := DECIDED.get(word.partition("=")[0]):
             raise ConfigError(f"{word!r} is decided by the study: {option}.")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.config import read_words
+from utils.command_line import read_count, read_words
 from utils.constraints import ConfigError
 
 FORM = "main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]"
@@ -49,12 +49,11 @@ def parse(argv: list[str]) -> Request:
         ConfigError: it has another form.
     """
     values = read_words(argv, ["evaluate", "checkpoint", "episodes", "render"], FORM)
-    directory, episodes = Path(values.pop("evaluate")).absolute(), values.get("episodes", "1000")
-    if not episodes.isdigit() or int(episodes) == 0:
-        raise ConfigError(f"episodes must be a whole number from 1 on, not {episodes!r}.")
+    episodes = read_count(values, "episodes", 1000)
     if values.get("render", "gif") != "gif":
         raise ConfigError(f"render must be gif, not {values['render']!r}.")
-    return Request(directory, values.get("checkpoint", "best"), int(episodes), values.get("render"))
+    directory = Path(values["evaluate"]).absolute()
+    return Request(directory, values.get("checkpoint", "best"), episodes, values.get("render"))
 
 
 def evaluate(request: Request, config: dict[str, Any], log: logging.Logger) -> str:
@@ -70,30 +69,17 @@ def evaluate(request: Request, config: dict[str, Any], log: logging.Logger) -> s
         CheckpointError: there is no such checkpoint, or it is damaged.
         OSError: the results can't be saved.
     """
-    from checkpoints import CheckpointStore
-    from run import CHECKPOINTS, arguments, build_acting, refusals
-    from runners import REGISTRY as RUNNERS
-    from utils.logging import Logger
+    from run import saved_policy
 
-    checkpoint = CheckpointStore(request.directory / CHECKPOINTS).find(request.checkpoint)
     if request.render and config["env"] != "smax":
         raise ConfigError(f"render={request.render} draws battles of smax, not episodes of {config['env']}.")
-    runner_name = "vector" if request.render else config["runner"]
-    args = arguments({**config, "runner": runner_name}, log)
-    with refusals():
-        runner = RUNNERS[args.runner](args=args, logger=Logger(log))
-    try:
-        _, mac = build_acting(args, runner)
-        mac.load_models(str(checkpoint.policy))
-        if args.use_cuda:
-            mac.cuda()
-        runner.t_env = checkpoint.step
+    camera = Camera() if request.render else None
+    if camera is not None:
+        config = {**config, "runner": "vector"}
+    with saved_policy(request.directory, request.checkpoint, config, log) as policy:
+        checkpoint = policy.checkpoint
         log.info("Playing %d episodes with the policy of step %d", request.episodes, checkpoint.step)
-        camera = Camera()
-        watch = camera if request.render else None
-        played = runner.play_episodes(request.episodes, "evaluation", watch=watch).per_episode()
-    finally:
-        runner.close_env()
+        played = policy.runner.play_episodes(request.episodes, "evaluation", watch=camera).per_episode()
     results = {
         "run": str(request.directory),
         "checkpoint": checkpoint.path.name,
@@ -104,7 +90,7 @@ def evaluate(request: Request, config: dict[str, Any], log: logging.Logger) -> s
     folder.mkdir(exist_ok=True)
     path = folder / f"{checkpoint.path.name}.json"
     path.write_text(json.dumps(results, indent=2))
-    animations = camera.save(folder, checkpoint.path.name)
+    animations = [] if camera is None else camera.save(folder, checkpoint.path.name)
     drawn = f", with {len(animations)} animations" if animations else ""
     return f"{words(results)}; saved in {path}{drawn}"
 

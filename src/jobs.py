@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import resume
+from utils.config import map_name
 from utils.constraints import ConfigError
 from utils.processes import end_with_parent
 
@@ -37,7 +38,7 @@ class Job:
     @property
     def name(self) -> str:
         """A name fit for a file."""
-        return f"{self.alg}_{self.map}_{self.seed}".replace("/", "_").replace(":", "_")
+        return f"{self.alg}_{map_name(self.config)}_{self.seed}"
 
     def finished(self) -> Path | None:
         """The directory of the newest run of this configuration that took all its steps, if there is one."""

@@ -20,6 +20,8 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,7 +59,7 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         return fail(error, 2)
     except KeyboardInterrupt:
-        print("Interrupted before training began.", file=sys.stderr)
+        print("Interrupted; nothing was recorded.", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in STORAGE:
@@ -96,7 +98,7 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
         config = compose(request)
     combinations.check(config)
     _validate_environment(config)
-    config["local_results_path"] = str(_writable(ROOT / config["local_results_path"]))
+    config["local_results_path"] = str(writable(ROOT / config["local_results_path"], "local_results_path"))
     resumed = None
     if config["resume"]:
         resumed = resume.choose(config)
@@ -118,42 +120,47 @@ def _validate_environment(config: dict[str, Any]) -> None:
         raise ConfigError(str(error)) from error
 
 
-def _writable(folder: Path) -> Path:
-    """Return ``folder`` if files can be made in it, or in what exists of the path to it."""
+def writable(folder: Path, key: str) -> Path:
+    """Return ``folder``, named by ``key``, if files can be made in it or in what exists of the path to it.
+
+    Raises:
+        ConfigError: they can't.
+    """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(f"Results can't be written to {folder}; set local_results_path to another folder.")
+        raise ConfigError(f"Results can't be written to {folder}; set {key} to another folder.")
     return folder
 
 
 def evaluate(request: evaluation.Request) -> int:
     """Play a saved policy, print how it did and return the exit code."""
-    config = resume.record_of(request.directory).config
-    _validate_environment(config)
-    limit_threads(config["cpu_threads"])
-    from checkpoints import CheckpointError
-    from utils.logging import get_console_logger
-
-    try:
-        print(evaluation.evaluate(request, config, get_console_logger()))
-    except CheckpointError as error:
-        return fail(error, 2)
-    except SimulatorError as error:
-        return fail(error, 1)
-    return 0
+    return _of_run(request.directory, partial(evaluation.evaluate, request), plays=True)
 
 
 def measure_quality(request: quality.Request) -> int:
     """Record held-out play or measure a world model on it, print the outcome and return the exit code."""
-    config = resume.record_of(request.directory).config
+    plays = request.command == quality.RECORD
+    return _of_run(request.directory, partial(quality.carry_out, request), plays)
+
+
+def _of_run(directory: Path, work: Callable[[dict[str, Any], logging.Logger], str], plays: bool) -> int:
+    """Do ``work`` on a recorded run, given its configuration, print what came of it and return the exit code.
+
+    Where it ``plays``, the run's environment is looked at first.
+    """
+    config = resume.record_of(directory).config
+    if plays:
+        _validate_environment(config)
     limit_threads(config["cpu_threads"])
     from checkpoints import CheckpointError
     from utils.logging import get_console_logger
 
     try:
-        print(quality.carry_out(request, config, get_console_logger()))
+        print(work(config, get_console_logger()))
     except CheckpointError as error:
         return fail(error, 2)
+    except SimulatorError as error:
+        return fail(error, 1)
     return 0
 
 

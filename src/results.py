@@ -23,8 +23,9 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from utils.command_line import Parser, count, whole
 from utils.constraints import ConfigError
 
 if TYPE_CHECKING:  # imported where needed: pandas and matplotlib take their time
@@ -41,13 +42,6 @@ FORMATS = {
     "table": ("table", "csv", "json", "latex"),
     "best": ("table", "csv", "json"),
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that answers with one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -121,20 +115,6 @@ def _chosen() -> Parser:
     )
     group.add_argument("--until", type=_day, metavar="DAY", help="started on this day or earlier")
     return group
-
-
-def whole(text: str) -> int:
-    """Read a whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
-    return int(text)
-
-
-def count(text: str) -> int:
-    """Read a whole number from 1 on."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def _day(text: str) -> date:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from checkpoints import Checkpoint, CheckpointStore
+from checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from components.action_selectors import REGISTRY as ACTION_SELECTORS
 from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
 from components.transforms import OneHot
@@ -91,8 +91,7 @@ class Session:
                 self.parts = build(self.args, self.logger, self.runner)
             self._report()
             if checkpoint is not None:
-                for name, part in self.parts.stateful().items():
-                    part.load_state_dict(checkpoint.load(name))
+                _restore(self.parts, checkpoint)
         except BaseException:
             self.runner.close_env()
             raise
@@ -141,6 +140,71 @@ class Session:
             )
 
 
+def _restore(parts: Parts, checkpoint: Checkpoint) -> None:
+    """Put all parts where they were at the ``checkpoint``."""
+    for name, part in parts.stateful().items():
+        state = checkpoint.load(name)
+        try:
+            part.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise misfit(checkpoint, f"its {name}", error) from error
+
+
+def misfit(checkpoint: Checkpoint, what: str, error: Exception) -> CheckpointError:
+    """Return the error that ``what`` is in an undamaged ``checkpoint`` can't be put where it belongs."""
+    lines = str(error).splitlines()
+    reason = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+    return CheckpointError(
+        f"{checkpoint.path} is whole, but {what} can't be restored ({reason}); was it written by another"
+        " version of this program, or its record changed?"
+    )
+
+
+class SavedPolicy(NamedTuple):
+    """The policy of a run, ready to play."""
+
+    checkpoint: Checkpoint
+    args: SimpleNamespace
+    runner: Any
+    mac: Any
+
+
+@contextmanager
+def saved_policy(
+    directory: Path, which: str, config: dict[str, Any], console_logger: logging.Logger
+) -> Iterator[SavedPolicy]:
+    """Build what playing takes around the policy of a run; environments are closed at the end.
+
+    Args:
+        directory: of the run.
+        which: its checkpoint: best, last or a step.
+        config: the configuration in the run's record.
+        console_logger: for messages.
+
+    Raises:
+        ConfigError: the configuration can't be run here.
+        CheckpointError: there is no such checkpoint, it is damaged, or doesn't fit the configuration.
+    """
+    checkpoint = CheckpointStore(directory / CHECKPOINTS).find(which)
+    check_names(config)
+    args = arguments(config, console_logger)
+    with refusals():
+        runner = RUNNERS[args.runner](args=args, logger=Logger(console_logger))
+    try:
+        with refusals():
+            _, mac = build_acting(args, runner)
+        try:
+            mac.load_models(str(checkpoint.policy))
+        except (KeyError, OSError, RuntimeError) as error:
+            raise misfit(checkpoint, "its policy", error) from error
+        if args.use_cuda:
+            mac.cuda()
+        runner.t_env = checkpoint.step
+        yield SavedPolicy(checkpoint, args, runner, mac)
+    finally:
+        runner.close_env()
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """Make what a part objects to in its arguments, as it is built, an error of the request."""
@@ -155,7 +219,6 @@ def arguments(config: dict[str, Any], console_logger: logging.Logger) -> SimpleN
     args = SimpleNamespace(**config)
     args.device = _device(args.use_cuda, console_logger)
     args.use_cuda = args.device == "cuda"
-    args.unique_token = f"{args.name}_seed{args.seed}_{map_name(config)}"
     if args.cpu_threads:
         torch.set_num_threads(args.cpu_threads)
     keep_freed_memory()

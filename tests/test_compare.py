@@ -75,6 +75,7 @@ def test_runs_that_share_the_machine_share_its_threads() -> None:
         (["--algs=gawm_small,qmix", "with", "wm_width=64"], ["qmix on 3m: There is no key 'wm_width'"]),
         (["with", "learner=qlearner"], ["learner", "q_learner"]),
         (["lr=1"], ["'with' is missing"]),
+        (["--out=/dev/null/x"], ["/dev/null/x", "--out"]),
     ],
 )
 def test_bad_input_is_answered_with_one_sentence(words: list[str], expected: list[str]) -> None:

@@ -19,6 +19,7 @@ def test_a_request_is_read(tmp_path):
         ("episode=3", "did you mean episodes"),
         ("episodes=0", "episodes must be a whole number from 1 on"),
         ("episodes=many", "not 'many'"),
+        ("episodes=²", "not '²'"),
         ("render=mp4", "render must be gif"),
         ("--config=qmix", "the form is"),
     ],

@@ -93,13 +93,6 @@ class SoftPoliciesSelector:
             return masked_argmax(agent_inputs, avail_actions)
         return sample_categorical(agent_inputs.masked_fill(avail_actions == 0, 0.0))
 
-    def state_dict(self) -> dict[str, float]:
-        """Nothing is remembered between calls."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """The counterpart of `state_dict`."""
-
 
 class MultinomialActionSelector(SoftPoliciesSelector):
     """EPyMARL's older name for sampling from the policy."""

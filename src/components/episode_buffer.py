@@ -362,11 +362,6 @@ class OnPolicyBuffer:
         self._batches: list[EpisodeBatch] = []
 
     @property
-    def scheme(self) -> Scheme:
-        """The scheme with the fields that the batch adds (``filled``, results of preprocessing)."""
-        return self._empty.scheme
-
-    @property
     def episodes_in_buffer(self) -> int:
         """How many episodes wait."""
         return sum(batch.batch_size for batch in self._batches)

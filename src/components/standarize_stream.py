@@ -45,6 +45,11 @@ class RunningMeanStd:
         self.var = self.var * (1 - share) + batch_var * share + delta.square() * share * (1 - share)
         self.count = total
 
+    def standardise(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Takes in `values`, as `update` does, and returns them normalised."""
+        self.update(values, mask)
+        return self.normalise(values)
+
     def normalise(self, values: Tensor) -> Tensor:
         """`values` (..., features) with the running mean taken off and in running standard deviations."""
         return (values - self.mean) / self.std

@@ -94,11 +94,6 @@ class TrajectoryBuffer:
         """Records that can be sampled."""
         return min(self._written, self.capacity)
 
-    @property
-    def n_episodes(self) -> int:
-        """Complete episodes that can be sampled."""
-        return len(self._episodes)
-
     def insert_episode_batch(self, batch: EpisodeBatch) -> None:
         """Append complete episodes; rewards are summed over agents where each has its own."""
         records = self._arrivals(batch)

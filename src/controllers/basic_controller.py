@@ -11,6 +11,7 @@ from torch import Tensor
 from components.action_selectors import REGISTRY as action_REGISTRY
 from components.episode_buffer import EpisodeBatch
 from modules.agents import REGISTRY as agent_REGISTRY
+from utils.rl_utils import delayed
 from utils.typed_args import read
 
 BLOCKED = torch.finfo(torch.float32).min / 2
@@ -128,8 +129,7 @@ class BasicMAC:
             return torch.stack(steps, dim=1).unflatten(0, (-1, self.n_agents)).transpose(1, 2)
         last_actions = None
         if self.config.obs_last_action:
-            onehot = batch["actions_onehot"]
-            last_actions = torch.cat([torch.zeros_like(onehot[:, :1]), onehot[:, :-1]], dim=1)
+            last_actions = delayed(batch["actions_onehot"])
         return self.agent_inputs(batch["obs"], last_actions)
 
     def agent_inputs(self, obs: Tensor, last_actions: Tensor | None = None) -> Tensor:

@@ -52,18 +52,14 @@ def _gymma(**env_args: Any) -> MultiAgentEnv:
 
 
 def _sc2(**env_args: Any) -> MultiAgentEnv:
-    from envs.sc2_preflight import use_python_protobuf
-
-    use_python_protobuf()
+    sc2_preflight.use_python_protobuf()
     from envs.sc2 import SC2Env
 
     return SC2Env(**env_args)
 
 
 def _sc2v2(**env_args: Any) -> MultiAgentEnv:
-    from envs.sc2_preflight import use_python_protobuf
-
-    use_python_protobuf()
+    sc2_preflight.use_python_protobuf()
     from envs.sc2v2 import SC2v2Env
 
     return SC2v2Env(**env_args)

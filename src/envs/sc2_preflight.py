@@ -54,7 +54,7 @@ class Check(NamedTuple):
 
 def checks(env: str, env_args: Mapping[str, Any], games: int) -> list[Check]:
     """Look at everything that ``games`` games of ``env`` ("sc2" or "sc2v2") need side by side."""
-    package, map_name = ("smac", env_args["map_name"]) if env == "sc2" else ("smacv2", env_args["map_name"])
+    package, map_name = "smac" if env == "sc2" else "smacv2", env_args["map_name"]
     looks: list[tuple[str, Callable[[], str]]] = [
         ("difficulty", lambda: _difficulty(env_args["difficulty"])),
         ("map's name", lambda: _known_map(env, map_name)),

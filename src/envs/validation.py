@@ -79,7 +79,7 @@ def find_gymnasium_id(key: str) -> str:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:  # the latter two of a name like ".a"
             raise ValueError(
                 f"The module '{module}' of env_args.key={key} cannot be imported: {error}."
             ) from None

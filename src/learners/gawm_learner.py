@@ -27,6 +27,7 @@ from modules.world_models.world_model import LatentState, WorldModel, WorldModel
 from utils.clocks import Every, Ratio
 from utils.compute import Compiler, ComputeConfig
 from utils.guards import check_all_finite
+from utils.rl_utils import delayed
 from utils.seeding import spawn
 from utils.typed_args import read
 
@@ -204,7 +205,7 @@ class GAWMLearner:
     def _actor_memory(self, data: Trajectories, state: LatentState) -> Tensor:
         """The policy's recurrent state before each observation, (B, T, n, hidden)."""
         _, hiddens = self.mac.run_agent(self.mac.policy_inputs(data.obs, state.features))
-        return torch.cat([torch.zeros_like(hiddens[:, :1]), hiddens[:, :-1]], dim=1)
+        return delayed(hiddens)
 
     def _log(self, t_env: int) -> None:
         for key, value in self.statistics.take().items():

@@ -13,7 +13,7 @@ from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
 from utils.compute import ComputeConfig
-from utils.rl_utils import lambda_returns, masked_mean, standardised, taken
+from utils.rl_utils import clipped_surrogate, lambda_returns, masked_mean, standardised, taken
 
 SMALLEST_BONUS, LARGEST_BONUS = 1e-2, 0.1  # weights between which the entropy bonus moves
 BONUS_GAIN = 3.0  # change of its logarithm per round and unit of missing entropy
@@ -126,7 +126,8 @@ class ImaginedPPO:
         """Raise the bonus where the policy has become more certain than it should be yet, lower it else.
 
         How strong a bonus keeps a policy exploring differs from map to map, and with the model's certainty;
-        how much exploration is wanted does not. Without a target the bonus decays.
+        how much exploration is wanted does not. But a policy that would be certain much earlier is not kept
+        from it by all means: a large bonus makes it worse. Without a target the bonus decays.
         """
         if self.entropy_schedule is None:
             self.entropy_coef *= self.config.entropy_decay ** (self.config.epochs * self.config.minibatches)
@@ -194,9 +195,8 @@ class ImaginedPPO:
         share = nats / choices.clamp_min(2).log()  # of the uniform policy's entropy
         log_ratio = taken(log_policy, data.actions) - data.log_probs
         ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - self.config.eps_clip, 1 + self.config.eps_clip)
-        advantages = advantages.unsqueeze(-1)
-        pg_loss = -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), weight)
+        surrogate = clipped_surrogate(ratio, advantages.unsqueeze(-1), self.config.eps_clip)
+        pg_loss = -masked_mean(surrogate, weight)
         mean_share = masked_mean(share, weight)
         bonus = masked_mean(nats, weight) if self.entropy_schedule is None else mean_share
         self.actor_optimiser.zero_grad()

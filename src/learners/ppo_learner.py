@@ -16,7 +16,15 @@ from controllers.basic_controller import can_unroll, sequence_outputs
 from modules.critics import REGISTRY as critic_REGISTRY
 from utils.clocks import Every
 from utils.guards import check_all_finite
-from utils.rl_utils import lambda_returns, log_softmax, masked_mean, standardised, step_mask, taken
+from utils.rl_utils import (
+    clipped_surrogate,
+    lambda_returns,
+    log_softmax,
+    masked_mean,
+    standardised,
+    step_mask,
+    taken,
+)
 from utils.typed_args import read
 
 
@@ -135,8 +143,7 @@ class PPOLearner:
         advantages = returns - values[:, :-1]
         steps["advantages"] = standardised(advantages, steps["deciding"])
         if self.config.normalise_values:
-            self.value_stats.update(returns, mask)
-            returns = self.value_stats.normalise(returns)
+            returns = self.value_stats.standardise(returns, mask)
         steps["returns"] = returns
         return Chunks(steps, starts, self.config.chunk_length if starts else 0)
 
@@ -162,8 +169,7 @@ class PPOLearner:
     def _rewards(self, batch: EpisodeBatch, mask: Tensor) -> Tensor:
         rewards = batch["reward"][:, :-1]
         if self.config.standardise_rewards:
-            self.reward_stats.update(rewards, mask)
-            rewards = self.reward_stats.normalise(rewards)
+            rewards = self.reward_stats.standardise(rewards, mask)
         return rewards
 
     # gradient steps
@@ -174,8 +180,7 @@ class PPOLearner:
         log_pi = log_softmax(logits)
         deciding, advantages = data["deciding"], data["advantages"]
         ratio = (taken(log_pi, data["actions"]) - data["old_log_pi"]).exp()
-        clipped = ratio.clamp(1 - self.config.eps_clip, 1 + self.config.eps_clip)
-        surrogate = torch.minimum(ratio * advantages, clipped * advantages)
+        surrogate = clipped_surrogate(ratio, advantages, self.config.eps_clip)
         pi = log_pi.exp()
         entropy = masked_mean(-(pi * log_pi).sum(-1), deciding)
         pg_loss = -masked_mean(surrogate, deciding) - self.config.entropy_coef * entropy
@@ -194,7 +199,7 @@ class PPOLearner:
         if logs:
             stats |= {
                 "pi_max": masked_mean(pi.amax(-1), deciding),
-                "clip_fraction": masked_mean((ratio != clipped).float(), deciding),
+                "clip_fraction": masked_mean(((ratio - 1).abs() > self.config.eps_clip).float(), deciding),
                 "td_error_abs": masked_mean((values - data["returns"]).abs(), data["mask"]),
                 "q_taken_mean": masked_mean(values, data["mask"]),
             }

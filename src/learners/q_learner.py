@@ -109,8 +109,7 @@ class QLearner:
         """TD(lambda) targets (batch, T, 1 or n_agents) from the online values of all actions `agent_qs`."""
         rewards = batch["reward"][:, :-1]
         if self.config.standardise_rewards:
-            self.reward_stats.update(rewards, mask)
-            rewards = self.reward_stats.normalise(rewards)
+            rewards = self.reward_stats.standardise(rewards, mask)
         target_qs = sequence_outputs(self.target_mac, batch)
         judge = agent_qs if self.config.double_q else target_qs
         best = masked_argmax(judge[:, 1:], batch["avail_actions"][:, 1:])

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.config import map_name, read_words
+from utils.command_line import read_count, read_words
+from utils.config import map_name
 from utils.constraints import ConfigError
 
 RECORD, MEASURE = "record_dataset", "evaluate_world_model"
@@ -52,10 +53,8 @@ def parse(argv: list[str]) -> Request:
     number = "episodes" if command == RECORD else "horizon"
     options = ["checkpoint", number] if command == RECORD else ["checkpoint", number, "dataset"]
     values = read_words(argv, [command, *options], FORMS[command])
-    count = values.get(number, "128" if command == RECORD else "15")
-    if not count.isdigit() or int(count) == 0:
-        raise ConfigError(f"{number} must be a whole number from 1 on, not {count!r}.")
-    if command == RECORD and int(count) % 4:
+    count = read_count(values, number, 128 if command == RECORD else 15)
+    if command == RECORD and count % 4:
         raise ConfigError(
             f"episodes must be a multiple of 4, not {count}: half are random, and half predicted."
         )
@@ -63,7 +62,7 @@ def parse(argv: list[str]) -> Request:
         command=command,
         directory=Path(values[command]).absolute(),
         checkpoint=values.get("checkpoint", "best" if command == RECORD else "last"),
-        number=int(count),
+        number=count,
         dataset=Path(values["dataset"]).absolute() if "dataset" in values else None,
     )
 

@@ -16,7 +16,7 @@ from quality.command import FORMS, RECORD
 from quality.held_out import TASK, HeldOut, load
 from quality.indices import measure
 from quality.open_loop import Measured
-from run import CHECKPOINTS
+from run import CHECKPOINTS, misfit
 from utils.constraints import ConfigError
 from utils.typed_args import read
 
@@ -47,7 +47,11 @@ def evaluate(directory: Path, which: str, horizon: int, config: dict[str, Any], 
     try:
         data, about = load(path)
         _check_same_task(config, about, path)
-        model = _model(weights, config, data, about["n_actions"])
+        model = _model(config, data, about["n_actions"])
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise misfit(checkpoint, "its world model", error) from error
         torch.manual_seed(0)  # the latents that are drawn
         indices = measure(Measured(model), data, horizon)
     except ValueError as error:
@@ -84,13 +88,11 @@ def _weights(checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
     return weights
 
 
-def _model(weights: dict[str, Any], config: dict[str, Any], data: HeldOut, n_actions: int) -> WorldModel:
-    """The world model of these ``weights``, frozen."""
+def _model(config: dict[str, Any], data: HeldOut, n_actions: int) -> WorldModel:
+    """A world model as the run's, of first weights, frozen."""
     n_agents, obs_size = data.obs.shape[2:]
     sizes = read(WorldModelConfig, SimpleNamespace(**config))
-    model = WorldModel(n_agents, obs_size, n_actions, sizes)
-    model.load_state_dict(weights)
-    return model.requires_grad_(False)
+    return WorldModel(n_agents, obs_size, n_actions, sizes).requires_grad_(False)
 
 
 def _words(result: Mapping[str, Any]) -> str:
@@ -103,10 +105,9 @@ def _words(result: Mapping[str, Any]) -> str:
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Draw GPE, GCI and their parts over the horizon into the picture ``path``."""
-    import matplotlib as mpl
+    import matplotlib.pyplot as plt  # it takes its time
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from records import plots
 
     figure, panels = plt.subplots(1, 2, figsize=(10.4, 3.8), layout="constrained")
     for panel, (name, title) in zip(panels, TITLES.items(), strict=True):
@@ -117,8 +118,5 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         panel.fill_between(result["horizons"], whole["low"], whole["high"], color="black", alpha=0.15, lw=0)
         panel.set(title=title, xlabel="steps ahead", ylabel="standard deviations", ylim=(0, None))
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+        plots.tidy(panel)
+    plots.save(figure, path)

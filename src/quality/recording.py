@@ -11,11 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from checkpoints import CheckpointStore
 from quality.held_out import TASK, HeldOut, from_episodes, join, save
-from run import CHECKPOINTS, arguments, build_acting, refusals
-from runners import REGISTRY as RUNNERS
-from utils.logging import Logger
+from run import saved_policy
 from utils.rl_utils import sample_categorical
 
 STREAM = "held_out"  # of random numbers, which no run draws from
@@ -55,30 +52,20 @@ def record(
         CheckpointError: there is no such checkpoint, or it is damaged.
         OSError: the file can't be written.
     """
-    checkpoint = CheckpointStore(directory / CHECKPOINTS).find(which)
-    args = arguments(config, log)
-    with refusals():
-        runner = RUNNERS[args.runner](args=args, logger=Logger(log))
-    try:
-        _, mac = build_acting(args, runner)
-        mac.load_models(str(checkpoint.policy))
-        if args.use_cuda:
-            mac.cuda()
-        runner.t_env = checkpoint.step
+    with saved_policy(directory, which, config, log) as policy:
         played: list[HeldOut] = []
-        for name, player in (("trained", mac), ("random", RandomMAC())):
+        for name, player in (("trained", policy.mac), ("random", RandomMAC())):
             log.info("Recording %d episodes of %s play", episodes // 2, name)
-            played.append(from_episodes(runner.record_episodes(episodes // 2, f"{STREAM}_{name}", player)))
-    finally:
-        runner.close_env()
+            episode_batch = policy.runner.record_episodes(episodes // 2, f"{STREAM}_{name}", player)
+            played.append(from_episodes(episode_batch))
     data = join(played)
     about = {
-        "trained_policy": f"{config['name']} seed {config['seed']}, step {checkpoint.step}",
+        "trained_policy": f"{config['name']} seed {config['seed']}, step {policy.checkpoint.step}",
         "run": str(directory),
         "episodes": episodes,
         "trained_episodes": episodes // 2,
         "records": int(data.filled.sum()),
-        "n_actions": args.n_actions,
+        "n_actions": policy.args.n_actions,
         **{key: config[key] for key in TASK},
     }
     save(path, data, about)

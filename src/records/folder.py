@@ -25,7 +25,7 @@ from records.store import KEPT, Run, order, run_of, summary
 from utils.constraints import ConfigError
 
 INDEX = ".index.sqlite"
-VERSION = 1  # of the index's content; another one is rebuilt
+VERSION = 2  # of the index's content; another one is rebuilt
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (path TEXT PRIMARY KEY, stamp TEXT, summary TEXT, problem TEXT);
 CREATE TABLE IF NOT EXISTS points (path TEXT, metric TEXT, data BLOB, PRIMARY KEY (path, metric));
@@ -122,7 +122,7 @@ class FolderStore:
     def _read_csv(self, path: Path) -> Iterator[Run]:
         try:
             metric, curves = _csv_curves(path)
-        except (OSError, ValueError, KeyError, StopIteration) as error:
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             self.problems.append(f"{path} holds no curves ({error}).")
             return
         for (alg, task, seed, run), points in curves.items():
@@ -183,7 +183,9 @@ def _store(index: sqlite3.Connection, directory: Path, path: str, stamp: str) ->
     _forget(index, path)
     try:
         record = read_record(directory)
-        text = json.dumps(summary(record))
+        found = summary(record)
+        run_of(found, 0.0, "")  # a record of another kind must not hide the others when all are read
+        text = json.dumps(found)
     except (DamagedRecord, KeyError, TypeError) as error:
         problem = (
             str(error) if isinstance(error, DamagedRecord) else f"{directory} lacks {error} in its record."

@@ -5,8 +5,9 @@ One JSON object a line, each with ``event`` and ``time`` (Unix seconds, to the m
     started    uid, id, name, config, command, host, git, versions, experiment
     metric     name, step (environment steps), value
     artifact   name, path (relative to the run directory)
-    resumed    keep: of the metric events that stood before this line, the first ``keep`` are valid; command
-    ended      status, result, error
+    resumed    keep: of the metric events that stood before this line, the first ``keep`` are valid; config,
+               command, host, git, versions, as they are from here on
+    ended      status, result, error, trace
 
 Every line is handed to the operating system when its event happens, so that ``kill -9`` loses nothing; a
 torn last line is dropped by readers and cut off by a writer that resumes. The file's modification time is

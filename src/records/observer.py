@@ -29,6 +29,8 @@ class JournalObserver(RunObserver):
     """
 
     priority = 100
+    dir: Path
+    """Of the run; there is none before the run has started."""
     journal: Journal
 
     def __init__(
@@ -39,7 +41,7 @@ class JournalObserver(RunObserver):
         resumed: Path | None = None,
         keep: int = 0,
     ) -> None:
-        self.dir = root  # until the run has a directory of its own
+        self._root = root
         self._command = command
         self._versions = versions
         self._resumed = resumed
@@ -56,16 +58,16 @@ class JournalObserver(RunObserver):
         meta_info: dict[str, Any],
         _id: str | None,
     ) -> str:
-        now = {"command": self._command, "host": host_info, "versions": self._versions}
+        repositories = ex_info.get("repositories") or [{}]
+        git = {key: repositories[0].get(key) for key in ("commit", "dirty")}
+        now = {"command": self._command, "host": host_info, "versions": self._versions, "git": git}
         if self._resumed is None:
-            self.dir = _new_directory(self.dir)
-            repositories = ex_info.get("repositories") or [{}]
+            self.dir = _new_directory(self._root)
             self.journal = Journal.create(
                 self.dir,
                 id=self.dir.name,
                 name=ex_info["name"],
                 config=config,
-                git={key: repositories[0].get(key) for key in ("commit", "dirty")},
                 experiment=ex_info,
                 **now,
             )

@@ -39,9 +39,9 @@ def draw_curves(frames: Mapping[str, pd.DataFrame], path: Path, kind: str = "iqm
                 panel.set_ylim(-0.02, 1.02)
             if x == "t_env":
                 panel.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
-            _tidy(panel, legend=not here.empty)
+            tidy(panel, legend=not here.empty)
     figure.supxlabel(BANDS[kind], fontsize="small", color="0.4")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_band(panel: Any, alg: str, group: pd.DataFrame, kind: str, x: str, colour: str) -> None:
@@ -86,8 +86,8 @@ def draw_aggregate(scores: Scores, metric: str, path: Path) -> None:
             panel.plot(2 * [over_all(*strata, axis=0)], [i - 0.3, i + 0.3], color="black")
         panel.set(title=name, xlabel=LABELS.get(metric, metric), yticks=range(len(scores)))
         panel.set_yticklabels(scores)
-        _tidy(panel, legend=False)
-    _save(figure, path)
+        tidy(panel, legend=False)
+    save(figure, path)
 
 
 def draw_profiles(scores: Scores, metric: str, path: Path) -> None:
@@ -100,8 +100,8 @@ def draw_profiles(scores: Scores, metric: str, path: Path) -> None:
         panel.plot(thresholds, share, color=f"C{i}", label=alg)
         panel.fill_between(thresholds, low, high, color=f"C{i}", alpha=0.2, linewidth=0)
     panel.set(xlabel=f"{LABELS.get(metric, metric)} (τ)", ylabel="share of runs above τ", ylim=(-0.02, 1.02))
-    _tidy(panel)
-    _save(figure, path)
+    tidy(panel)
+    save(figure, path)
 
 
 def draw_improvement(scores: Scores, path: Path) -> None:
@@ -116,18 +116,20 @@ def draw_improvement(scores: Scores, path: Path) -> None:
     panel.axvline(0.5, color="0.6", linestyle=":")
     panel.set(xlim=(0, 1), xlabel="probability of improvement", yticks=range(len(pairs)))
     panel.set_yticklabels([f"{a} > {b}" for a, b in reversed(pairs)])
-    _tidy(panel, legend=False)
-    _save(figure, path)
+    tidy(panel, legend=False)
+    save(figure, path)
 
 
-def _tidy(panel: Any, legend: bool = True) -> None:
+def tidy(panel: Any, legend: bool = True) -> None:
+    """Give a panel the look of all pictures."""
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
     if legend:
         panel.legend(frameon=False)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure to ``path``, making its folder, and forget it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)

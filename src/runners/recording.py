@@ -93,11 +93,6 @@ class EpisodeStatistics:
         self._returns: list[list[float]] = []
         self._values: dict[str, list[float]] = {}
 
-    @property
-    def n_episodes(self) -> int:
-        """How many ended episodes have not been logged yet."""
-        return len(self._returns)
-
     def add(self, step: BatchedStep, active: Tensor) -> None:
         """Counts one step of the ``active`` slots."""
         self._running_return += step.reward * active.unsqueeze(1)

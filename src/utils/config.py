@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
+from utils.command_line import Parser
 from utils.constraints import ConfigError, Constraints, hint, unknown
 
 OTHER_FORMS = """what else main.py does:
@@ -48,7 +49,7 @@ def parse_command_line(argv: list[str]) -> Request:
     Raises:
         ConfigError: it has another form, or names no configuration that exists.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="main.py",
         usage="main.py --config=ALG --env-config=ENV with key=value ...",
         description="Train a multi-agent algorithm in an environment. Its keys stand in src/config: "
@@ -79,13 +80,6 @@ def parse_command_line(argv: list[str]) -> Request:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that answers with one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[0].upper()}{message[1:]}; the form is: {self.usage}")
-
-
 def _assignments(words: list[str]) -> list[tuple[str, str]]:
     if words and words[0] != "with":
         raise ConfigError(f"'with' is missing before {words[0]!r}; the form is: ... with key=value ...")
@@ -96,23 +90,6 @@ def _assignments(words: list[str]) -> list[tuple[str, str]]:
             raise ConfigError(f"{word!r} behind 'with' is not of the form key=value.")
         pairs.append((key, value))
     return pairs
-
-
-def read_words(argv: list[str], known: list[str], form: str) -> dict[str, str]:
-    """Return the values of a command line of ``key=value`` words alone; a ``with`` may stand between.
-
-    Raises:
-        ConfigError: a word has another form, or a key that is not ``known``.
-    """
-    values: dict[str, str] = {}
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if word == "with":
-            continue
-        if not equals or key not in known:
-            raise ConfigError(f"{word!r} is not part of this command{hint(key, known)}; the form is: {form}.")
-        values[key] = value
-    return values
 
 
 def available(folder: str) -> list[str]:
@@ -275,7 +252,7 @@ def read_value(raw: str, default: Any = None) -> Any:
     else:
         try:
             value = ast.literal_eval(raw)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):
             return raw
     if isinstance(default, str) and value is not None and not isinstance(value, str):
         return raw

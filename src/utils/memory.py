@@ -4,6 +4,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from rich.filesize import decimal
 
 CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits
 LIMITS = (  # limit, usage, statistics: cgroups of version 2, then 1
@@ -56,7 +57,4 @@ def _left_in_container() -> list[int]:
 
 def text(nbytes: int) -> str:
     """A size as people read it, such as ``1.50 GB``."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if nbytes >= unit:
-            return f"{nbytes / unit:.2f} {name}"
-    return f"{nbytes / 1e3:.0f} kB"
+    return decimal(nbytes, precision=2)

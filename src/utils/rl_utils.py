@@ -46,6 +46,16 @@ def taken(of_all: Tensor, actions: Tensor) -> Tensor:
     return of_all.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
+def delayed(values: Tensor) -> Tensor:
+    """`values` (batch, T, ...) one step later: zeros at the first step, and the last ones are left out."""
+    return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], dim=1)
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, eps_clip: float) -> Tensor:
+    """PPO's objective (...), to be maximised, from ratios of probabilities (Schulman et al., 2017, eq. 7)."""
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - eps_clip, 1 + eps_clip) * advantages)
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` over the entries where `mask` (of the same shape, or broadcasting to it) is 1."""
     mask = mask.expand_as(values)

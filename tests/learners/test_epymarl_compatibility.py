@@ -6,7 +6,6 @@ additions. Each is registered, built and trained on its own among our parts, and
 
 import copy
 import logging
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-import yaml
 
 import run
 from checkpoints import CheckpointStore
@@ -29,8 +27,7 @@ from modules.agents import REGISTRY as AGENTS
 from modules.critics import REGISTRY as CRITICS
 from modules.mixers import REGISTRY as MIXERS
 from training import Training
-
-SOURCE = Path(__file__).parents[2] / "src"
+from utils.config import compose, parse_command_line
 
 
 class MatchingEnv(MultiAgentEnv):
@@ -269,10 +266,8 @@ FOREIGN = [
 
 
 def make_args(config: str, **overrides: Any) -> SimpleNamespace:
-    """Our defaults, one of our algorithms' files, and `overrides`."""
-    values: dict[str, Any] = {}
-    for path in ("default", f"algs/{config}"):
-        values |= yaml.safe_load((SOURCE / f"config/{path}.yaml").read_text())
+    """One of our algorithms' configurations, in an environment of this test's, and `overrides`."""
+    values = compose(parse_command_line([f"--config={config}", "--env-config=smax"]))
     values |= {
         "env": "matching", "env_args": {}, "runner": "episode", "seed": 0, "device": "cpu", "use_cuda": False,
         "batch_size": 16, "steps_per_update": {"mappo": 64, "qmix": 8}[config], "epsilon_anneal_time": 500,

@@ -112,12 +112,15 @@ def test_a_damaged_run_is_named_and_hides_no_other(tmp_path):
     (directories[1] / FILE).write_bytes(os.urandom(300))
     (directories[2] / FILE).unlink()
     (directories[2] / "run.json").write_text("{")
+    of_another_kind = json.loads((directories[3] / FILE).read_text().splitlines()[0])
+    del of_another_kind["config"]["env_args"]
+    (directories[3] / FILE).write_text(f"{json.dumps(of_another_kind)}\n")
     store = FolderStore([root])
     for _ in range(2):  # read, then from the index
-        assert len(store.runs()) == 9
+        assert len(store.runs()) == 8
         assert sorted(
-            str(directory) in problem for directory in directories[:3] for problem in store.problems
-        ) == ([False] * 6 + [True] * 3)
+            str(directory) in problem for directory in directories[:4] for problem in store.problems
+        ) == ([False] * 12 + [True] * 4)
 
 
 def test_the_index_follows_what_happens(tmp_path):
@@ -178,12 +181,15 @@ def test_kept_curves_are_read_back_from_csv(stores, tmp_path):
 def test_curves_kept_without_run_and_time_are_read(tmp_path):
     (tmp_path / "a.csv").write_text("alg,map,seed,t_env,test_return_mean\nqmix,3m,0,0,1\nqmix,3m,0,10,2\n")
     (tmp_path / "b.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "c.csv").write_text("alg,map,seed,t_env,test_return_mean\nqmix,3m,0\n")
     store = FolderStore([tmp_path])
     frame = query.curves(store, select(store, Filter()), "test_return_mean")
     assert frame["value"].tolist() == [1.0, 2.0]
     assert frame["seconds"].isna().all()
-    assert [str(tmp_path / "b.csv") in problem for problem in store.problems] == [True]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv"]
+    assert sorted(problem.split(" holds")[0] for problem in store.problems) == [
+        str(tmp_path / name) for name in ("b.csv", "c.csv")
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv", "c.csv"]
 
 
 def test_the_table_holds_values_at_a_step_and_counts_short_runs(tmp_path):

@@ -1,15 +1,19 @@
 """Runs that are killed go on as if nothing had happened: the real command line, kill -9, and resume=True."""
 
+import json
 import random
 import resource
+import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from checkpoints import CheckpointStore
+from checkpoints.checkpoint import write
 from records.journal import read_journal
 
 SIZES = [
@@ -177,3 +181,33 @@ def test_damage_is_told_and_nothing_else_is_lost(command_line, tmp_path):
     assert f"Step {newest.step}, 4 episodes, win rate" in last.stdout
     files = {path.suffix for path in Path(run.directory, "evaluations").iterdir()}
     assert files == {".json", ".gif"}
+
+
+def test_what_another_version_wrote_is_one_sentence(command_line, tmp_path):
+    run = Survivor(command_line, "mappo", tmp_path / "results")
+    run.finish()
+    newest = CheckpointStore(run.directory / "checkpoints").newest()
+    parts = [Path(name).stem for name in newest.files if name.endswith(".pt")]
+    states = {part: newest.load(part) for part in parts}
+    del states["learner"]["training_steps"]
+    save_policy = partial(shutil.copytree, newest.policy, dirs_exist_ok=True)
+    write(newest.path, newest.step, save_policy, states, newest.notes)
+    again = command_line.run(["with", f"resume={run.directory}", "t_max=1500"])
+    assert again.returncode == 2
+    expected = f"{newest.path} is whole, but its learner can't be restored (KeyError: 'training_steps')"
+    assert again.stderr.splitlines()[-1].startswith(f"error: {expected}")
+    assert "Traceback" not in again.stderr
+
+    journal = run.directory / "journal.jsonl"
+    first, rest = journal.read_text().split("\n", 1)
+    for key, value, message in [
+        ("hidden_dim", 8, "its policy can't be restored (RuntimeError: "),
+        ("agent", "my_agent", "There is no agent 'my_agent'"),
+    ]:
+        started = json.loads(first)
+        started["config"][key] = value
+        journal.write_text(f"{json.dumps(started)}\n{rest}")
+        played = command_line.run([f"evaluate={run.directory}", "episodes=4", "checkpoint=last"])
+        assert played.returncode == 2
+        assert message in played.stderr.splitlines()[-1]
+        assert "Traceback" not in played.stderr

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from utils.rl_utils import lambda_returns, log_softmax, masked_mean, standardised, step_mask
+from utils.rl_utils import (
+    clipped_surrogate,
+    delayed,
+    lambda_returns,
+    log_softmax,
+    masked_mean,
+    standardised,
+    step_mask,
+)
 
 GAMMA = 0.9
 
@@ -93,3 +101,20 @@ def test_log_softmax_is_torchs_with_its_gradient(outcomes):
     (torch.log_softmax(theirs, dim=-1) * weights).sum().backward()
     torch.testing.assert_close(log_softmax(ours), torch.log_softmax(theirs, dim=-1))
     torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_what_is_delayed_comes_a_step_later():
+    values = torch.arange(1.0, 7.0).view(1, 3, 2)
+    assert delayed(values).tolist() == [[[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]]]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "slope"),
+    [(1.1, 1.0, 1.0), (1.3, 1.0, 0.0), (0.7, 1.0, 1.0), (1.3, -1.0, -1.0), (0.7, -1.0, 0.0)],
+)
+def test_a_ratio_is_moved_no_further_than_the_clip(ratio, advantage, slope):
+    ratio = torch.tensor(ratio, requires_grad=True)
+    objective = clipped_surrogate(ratio, torch.tensor(advantage), 0.2)
+    assert objective.item() <= ratio.item() * advantage + 1e-6
+    (gradient,) = torch.autograd.grad(objective, ratio)
+    assert gradient.item() == slope

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.critics.value_critic import ValueCritic
+from utils.rl_utils import delayed
 
 
 class CentralVCritic(ValueCritic):
@@ -23,9 +24,7 @@ class CentralVCritic(ValueCritic):
         if self.config.obs_individual_obs:
             parts.append(batch["obs"][:, ts].flatten(2))
         if self.config.obs_last_action:
-            onehot = batch["actions_onehot"]
-            previous = torch.cat([torch.zeros_like(onehot[:, :1]), onehot[:, :-1]], dim=1)
-            parts.append(previous[:, ts].flatten(2))
+            parts.append(delayed(batch["actions_onehot"])[:, ts].flatten(2))
         return torch.cat(parts, dim=-1).unsqueeze(2)
 
     def sees(self, scheme: dict[str, Any]) -> int:

@@ -1,0 +1,56 @@
+"""Reading command lines: what is wrong with one is said in one sentence."""
+
+import argparse
+from typing import NoReturn
+
+from utils.constraints import ConfigError, hint
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers with one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+def whole(text: str) -> int:
+    """Read a whole number from 0 on, for an argument of a :class:`Parser`."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Read a whole number from 1 on, for an argument of a :class:`Parser`."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def read_words(argv: list[str], known: list[str], form: str) -> dict[str, str]:
+    """Return the values of a command line of ``key=value`` words alone; a ``with`` may stand between.
+
+    Raises:
+        ConfigError: a word has another form, or a key that is not ``known``.
+    """
+    values: dict[str, str] = {}
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if word == "with":
+            continue
+        if not equals or key not in known:
+            raise ConfigError(f"{word!r} is not part of this command{hint(key, known)}; the form is: {form}.")
+        values[key] = value
+    return values
+
+
+def read_count(values: dict[str, str], key: str, default: int) -> int:
+    """Return the whole number from 1 on that :func:`read_words` found for ``key``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return count(values[key]) if key in values else default
+    except argparse.ArgumentTypeError:
+        raise ConfigError(f"{key} must be a whole number from 1 on, not {values[key]!r}.") from None
