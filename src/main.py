@@ -34,6 +34,7 @@ from quality import command as quality
 from utils import combinations, interrupts
 from utils.config import change, compose, parse_command_line, run_folder
 from utils.constraints import ConfigError
+from utils.registered import check_names
 from utils.seeding import draw_seed
 from utils.threads import limit_threads
 
@@ -96,6 +97,7 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
         config = change(resume.record_of(Path(directory)).config, request.assignments)
     else:
         config = compose(request)
+    check_names(config)
     combinations.check(config)
     _validate_environment(config)
     config["local_results_path"] = str(writable(ROOT / config["local_results_path"], "local_results_path"))
@@ -167,10 +169,8 @@ def _of_run(directory: Path, work: Callable[[dict[str, Any], logging.Logger], st
 def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     """Train with a record under ``<local_results_path>/sacred/<alg>/<map>/<id>`` and return the exit code."""
     mongo = _mongo(config, parse_command_line(argv).mongo)
-    from run import Session, check_names, newest_checkpoint  # nearly all of the request is known to be good
-
-    check_names(config)
     from checkpoints import CheckpointError
+    from run import Session, newest_checkpoint  # here, when nearly all of the request is known to be good
     from utils.guards import TrainingDiverged
     from utils.logging import get_console_logger
 

@@ -1,7 +1,7 @@
 """Builds the parts of a run from their registries and hands them to the training loop."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,43 +10,23 @@ from typing import Any, NamedTuple
 import torch
 
 from checkpoints import Checkpoint, CheckpointError, CheckpointStore
-from components.action_selectors import REGISTRY as ACTION_SELECTORS
 from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
 from components.transforms import OneHot
 from controllers import REGISTRY as CONTROLLERS
 from learners import REGISTRY as LEARNERS
-from modules.agents import REGISTRY as AGENTS
-from modules.critics import REGISTRY as CRITICS
-from modules.mixers import REGISTRY as MIXERS
 from records.journal import Journal
 from runners import REGISTRY as RUNNERS
 from training import Parts, Training
 from utils import memory
 from utils.allocator import keep_freed_memory
 from utils.config import map_name
-from utils.constraints import ConfigError, unknown
+from utils.constraints import ConfigError
 from utils.logging import Logger
 from utils.progress import Progress
+from utils.registered import check_names
 from utils.seeding import GlobalGenerators, seed_global_generators, spawn
 
-REGISTRIES: dict[str, Mapping[str, Any]] = {
-    "runner": RUNNERS,
-    "mac": CONTROLLERS,
-    "learner": LEARNERS,
-    "agent": AGENTS,
-    "action_selector": ACTION_SELECTORS,
-    "critic_type": CRITICS,
-    "mixer": MIXERS,
-}
 CHECKPOINTS = "checkpoints"  # folder of a run directory
-
-
-def check_names(config: dict[str, Any]) -> None:
-    """Raise ConfigError if a part that the configuration names is in no registry."""
-    for key, registry in REGISTRIES.items():
-        name = config.get(key)
-        if name is not None and name not in registry:
-            raise unknown(key, name, sorted(registry))
 
 
 def newest_checkpoint(directory: Path, console_logger: logging.Logger) -> Checkpoint | None:
