@@ -12,7 +12,7 @@
 
 RUN is the beginning of a run's id, or its directory. Runs are read from folders (--dir) or from MongoDB
 (--mongo). What a reader must know of a comparison is said on stderr. Exit codes: 0 done, 1 `verify` found
-a difference, 2 a request that can't be answered.
+a difference or `sync` had to leave something out, 2 a request that can't be answered.
 """
 
 import argparse
@@ -42,6 +42,8 @@ FORMATS = {
     "table": ("table", "csv", "json", "latex"),
     "best": ("table", "csv", "json"),
 }
+CURVES, SCORES = ("curves", "losses"), ("aggregate", "profile", "improvement")  # kinds of pictures
+USED_BY = {"at": SCORES, "metric": ("curves", *SCORES), "x": CURVES, "band": CURVES}  # options of `plot`
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,8 +71,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "best":
             command.add_argument("--top", type=count, default=10, help="number of runs (10)")
         if name == "plot":
-            kinds = ("curves", "losses", "aggregate", "profile", "improvement")
-            command.add_argument("--kind", choices=kinds, default="curves")
+            command.add_argument("--kind", choices=CURVES + SCORES, default="curves")
             command.add_argument("--band", choices=("iqm", "median"), default="iqm")
             command.add_argument("--x", choices=("t_env", "hours"), default="t_env")
             command.add_argument("--out", type=Path, required=True, metavar="FILE", help=", ".join(PICTURES))
@@ -253,7 +254,10 @@ def _best(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
 
 
 def _plot(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
-    draw = _plot_curves if given.kind in ("curves", "losses") else _plot_scores
+    for option, kinds in USED_BY.items():
+        if given.kind not in kinds and getattr(given, option) not in (None, "t_env", "iqm"):
+            raise ConfigError(f"--kind {given.kind} has no use for --{option}; {', '.join(kinds)} do.")
+    draw = _plot_curves if given.kind in CURVES else _plot_scores
     notes = draw(given, store, chosen)
     print(f"Drawn in {given.out}")
     return notes

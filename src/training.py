@@ -72,7 +72,7 @@ class Training:
     def run(self) -> None:
         """Train until ``t_max``, with a test before and after.
 
-        An interrupt waits until what is under way is done and can be saved.
+        An interrupt waits until what is under way is done and saved.
         """
         while self.t_env < self.args.t_max:
             with interrupts.held():
@@ -80,8 +80,8 @@ class Training:
                 self._collect()
                 self._learn()
                 self.progress.update(self.t_env)
-            if self._save_is_due() or interrupts.requested():
-                self._save()
+                if self._save_is_due() or interrupts.requested():
+                    self._save()
             interrupts.check()
         self._finish()
 
@@ -115,7 +115,9 @@ class Training:
         """The last test, and the final ones. The state is saved first: a run that goes on from here, since it
         was killed or ``t_max`` was raised, makes them in its turn."""
         if self.checkpoints.current != self.t_env:
-            self._save()
+            with interrupts.held():
+                self._save()
+            interrupts.check()
         self._test()
         self._log()
         if self.args.final_test_nepisode:

@@ -1,6 +1,8 @@
 """The training loop, with counting stand-ins for runner, buffer and learner."""
 
 import logging
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from checkpoints import CheckpointStore
 from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
 from run import make_scheme
 from training import Parts, Training
+from utils import interrupts
 from utils.logging import Logger
 from utils.progress import Progress
 
@@ -190,3 +193,33 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_training(tmp_path, cap
     (tmp_path / "checkpoints").write_text("a file in the way")
     assert len(_train(tmp_path, 1).learner.calls) > 0
     assert "training goes on" in caplog.text
+
+
+@pytest.fixture
+def signals():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.install()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    interrupts._requested = False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_a_checkpoint_is_written_waits_for_it(tmp_path, signals, number):
+    stores = []
+
+    def interrupt(training: Training) -> None:
+        save_policy = training.parts.mac.save_models
+        stores.append(training.checkpoints)
+
+        def save(path: str) -> None:
+            if training.t_env == 210 and "best" not in path:
+                os.kill(os.getpid(), number)
+            save_policy(path)
+
+        training.parts.mac.save_models = save
+
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path, 3, checkpoint_interval=100, prepare=interrupt)
+    assert stores[0].newest().step == 210

@@ -59,6 +59,7 @@ class GymmaEnv(GymnasiumEnv):
         self.n_agents = len(action_spaces)
         self._obs_size = max(spaces.flatdim(space) for space in self._spaces)
         self._n_actions = max(int(space.n) for space in action_spaces)
+        self._first_actions = np.array([space.start for space in action_spaces])
         self._avail = np.array(
             [[int(action < int(space.n)) for action in range(self._n_actions)] for space in action_spaces]
         )
@@ -67,7 +68,8 @@ class GymmaEnv(GymnasiumEnv):
         self._seed = seed
 
     def step(self, actions: Any) -> tuple[np.ndarray, Any, bool, bool, Info]:
-        obs, rewards, terminated, truncated, info = self._env.step(tuple(int(action) for action in actions))
+        numbered = self._first_actions + np.asarray(actions)
+        obs, rewards, terminated, truncated, info = self._env.step(tuple(numbered.tolist()))
         self._obs = self._stacked(obs)
         terminated = bool(np.all(terminated))
         return self._obs, self._reward(rewards), terminated, bool(np.all(truncated)) and not terminated, info

@@ -161,11 +161,11 @@ class SubprocessEnv(BatchedEnv):
         self._views = [worker.receive(deadline - time.monotonic()) for worker in self._workers]
 
     def close(self) -> None:
-        """Ends the processes: asks, then terminates, then kills."""
+        """Ends the processes: asks, then kills."""
         for slot in self._workers:
             slot.send("close")
         processes = [slot.process for slot in self._workers]
-        for force in (None, Process.terminate, Process.kill):
+        for force in (None, Process.kill):
             deadline = time.monotonic() + CLOSE_TIMEOUT
             for process in processes:
                 if force is not None and process.is_alive():

@@ -27,9 +27,10 @@ def serve(connection: Connection, pickled_factory: bytes, seed: int) -> None:
     """Makes the environment, sends its sizes, then answers commands until "close".
 
     Ends with the parent: it is killed with it where the system can do that, and otherwise notices that the
-    other end of the pipe is gone. Interrupts from the keyboard are the parent's business.
+    other end of the pipe is gone. Interrupts, which may reach the whole process group, are its business.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for interrupt in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interrupt, signal.SIG_IGN)
     end_with_parent()
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:  # it ended before it could be watched

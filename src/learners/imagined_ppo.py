@@ -1,5 +1,6 @@
 """Behaviour learnt in imagination: PPO for the decentralised policy, a critic on model features."""
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
 from utils.compute import ComputeConfig
 from utils.rl_utils import clipped_surrogate, lambda_returns, masked_mean, standardised, taken
+
+log = logging.getLogger("marl.learner")
 
 SMALLEST_BONUS, LARGEST_BONUS = 1e-2, 0.1  # weights between which the entropy bonus moves
 BONUS_GAIN = 3.0  # change of its logarithm per round and unit of missing entropy
@@ -82,6 +85,7 @@ class ImaginedPPO:
                 config.entropy_target, config.entropy_target_final, anneal, decay="linear"
             )
         self.entropy_coef = config.entropy_coef
+        self._warned = False  # of returns that the critic can't tell apart
 
     def update(self, data: Imagined, real: RealPlay, t_env: int) -> dict[str, Tensor]:
         """One PPO phase over all of ``data``; returns the mean of each statistic over its gradient steps.
@@ -93,6 +97,7 @@ class ImaginedPPO:
             group["lr"] = self.lr_schedule.eval(t_env)
         returns, advantages, weight = self._targets(data)
         real_features, real_returns = self._real_targets(real)
+        self._warn_of_large_returns(real_returns)
         statistics: list[dict[str, Tensor]] = []
         for _ in range(self.config.epochs):
             parts = zip(self._minibatches(returns), self._minibatches(real_returns), strict=True)
@@ -117,6 +122,12 @@ class ImaginedPPO:
             "imagined_return": returns[:, 0].mean(),
             "entropy_coef": returns.new_tensor(self.entropy_coef),
         }
+
+    def _warn_of_large_returns(self, returns: Tensor) -> None:
+        limit = self.critic.two_hot.limit
+        if not self._warned and (returns.abs() > limit).any():
+            self._warned = True
+            log.warning("Returns beyond %.0f all count as so much to the critic: scale rewards down", limit)
 
     def _minibatches(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Indices that divide the rows at random."""

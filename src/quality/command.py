@@ -1,6 +1,6 @@
 """The command lines about world-model quality. Importing this takes no time.
 
-python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]
+python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128] [dataset=FILE]
 python src/main.py evaluate_world_model=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]
 """
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from utils.command_line import read_count, read_words
-from utils.config import map_name
+from utils.config import map_name, run_folder
 from utils.constraints import ConfigError
 
 RECORD, MEASURE = "record_dataset", "evaluate_world_model"
 FORMS = {
-    RECORD: f"main.py {RECORD}=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]",
+    RECORD: f"main.py {RECORD}=DIRECTORY [checkpoint=best|last|STEP] [episodes=128] [dataset=FILE]",
     MEASURE: f"main.py {MEASURE}=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]",
 }
 
@@ -35,7 +35,7 @@ class Request:
     number: int
     """Of episodes to record, or of steps to predict."""
     dataset: Path | None
-    """To measure on; None for the map's own."""
+    """To record to, or to measure on; None for the map's own."""
 
 
 def is_asked_for(argv: list[str]) -> bool:
@@ -51,8 +51,7 @@ def parse(argv: list[str]) -> Request:
     """
     command = RECORD if any(word.startswith(f"{RECORD}=") for word in argv) else MEASURE
     number = "episodes" if command == RECORD else "horizon"
-    options = ["checkpoint", number] if command == RECORD else ["checkpoint", number, "dataset"]
-    values = read_words(argv, [command, *options], FORMS[command])
+    values = read_words(argv, [command, "checkpoint", number, "dataset"], FORMS[command])
     count = read_count(values, number, 128 if command == RECORD else 15)
     if command == RECORD and count % 4:
         raise ConfigError(
@@ -75,7 +74,7 @@ def carry_out(request: Request, config: dict[str, Any], log: logging.Logger) -> 
         CheckpointError: there is no such checkpoint, or it is damaged.
         OSError: the results can't be written.
     """
-    path = request.dataset or dataset_path(config)
+    path = request.dataset or dataset_path(request.directory, config)
     if request.command == RECORD:
         from quality.recording import record
 
@@ -89,6 +88,11 @@ def carry_out(request: Request, config: dict[str, Any], log: logging.Logger) -> 
     return evaluate(request.directory, request.checkpoint, request.number, config, path)
 
 
-def dataset_path(config: dict[str, Any]) -> Path:
-    """Where the held-out play of a run's map is kept."""
-    return Path(config["local_results_path"], "datasets", config["env"], f"{map_name(config)}.npz")
+def dataset_path(run: Path, config: dict[str, Any]) -> Path:
+    """Where the held-out play of a run's map is kept: among the results that the run lies in, or was trained
+    in if it has been taken out of such."""
+    results = Path(config["local_results_path"])
+    within = run_folder(config).relative_to(results).parts
+    if run.parts[-len(within) - 1 : -1] == within:
+        results = run.parents[len(within)]
+    return Path(results, "datasets", config["env"], f"{map_name(config)}.npz")

@@ -64,11 +64,19 @@ class Every:
         """Return whether a grid point was reached since the last firing; at most one firing per call."""
         if t_env < self.next:
             return False
-        self.next = self.first + ((t_env - self.first) // self.interval + 1) * self.interval
+        self.next = self._after(t_env)
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"next": self.next}
+        return {"next": self.next, "interval": self.interval}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken; a clock of another interval goes by its own from there."""
         self.next = state["next"]
+        if state["interval"] != self.interval:
+            passed = state["next"] - state["interval"]
+            self.next = max(self.first, self._after(passed))
+
+    def _after(self, t_env: int) -> int:
+        """The first grid point behind step ``t_env``."""
+        return self.first + ((t_env - self.first) // self.interval + 1) * self.interval

@@ -74,6 +74,8 @@ def _without_effect(config: Config) -> str | None:
             )
     if config["learner"] == "gawm_learner" and config["standardise_rewards"]:
         return "standardise_rewards changes nothing for a world model (learner=gawm_learner): leave it out."
+    if config["obs_individual_obs"] and config.get("critic_type") != "cv_critic":
+        return "obs_individual_obs is for a centralised critic (critic_type=cv_critic): leave it out."
     return None
 
 

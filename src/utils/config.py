@@ -256,7 +256,7 @@ def read_value(raw: str, default: Any = None) -> Any:
             return raw
     if isinstance(default, str) and value is not None and not isinstance(value, str):
         return raw
-    return value
+    return list(value) if isinstance(value, tuple) else value  # as a record gives it back
 
 
 def _assign(config: dict[str, Any], path: str, value: Any) -> None:

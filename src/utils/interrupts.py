@@ -18,7 +18,7 @@ _held = False
 def install() -> None:
     """Let a SIGINT or SIGTERM raise KeyboardInterrupt, and a SIGINT after that not disturb the closing.
 
-    A second SIGTERM ends the process at once, should the closing hang.
+    A SIGTERM after either of them ends the process at once, should the closing hang.
     """
     signal.signal(signal.SIGINT, _handle)
     signal.signal(signal.SIGTERM, _handle)

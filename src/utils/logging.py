@@ -33,10 +33,10 @@ class Logger:
 
     def setup_tb(self, directory: str, after: int = 0) -> None:
         """Write every metric to TensorBoard event files in ``directory``; what is there of later steps than
-        ``after``, from before the run was resumed, is not shown."""
+        ``after``, from before the run was resumed, is not shown, nor anything if it starts anew."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import and rarely asked for
 
-        self._tb_writer = SummaryWriter(directory, purge_step=after + 1 if after else None)
+        self._tb_writer = SummaryWriter(directory, purge_step=after + 1 if after else 0)
 
     def log_stat(self, key: str, value: float | Tensor, t: int) -> None:
         """Record a value (a number or one-element tensor) of the metric ``key`` at environment step ``t``."""

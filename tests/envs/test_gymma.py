@@ -14,9 +14,9 @@ class Uneven(gymnasium.Env):
     """Two agents with different spaces; agent rewards 1 and 3; ends with action 2 of the second agent, or by
     its own clock, which it reports as an end of the task."""
 
-    def __init__(self, max_steps=4):
+    def __init__(self, max_steps=4, start=0):
         self.observation_space = spaces.Tuple([spaces.Box(-1, 1, (2, 2)), spaces.Discrete(3)])
-        self.action_space = spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])
+        self.action_space = spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3, start=start)])
         self._max_steps = max_steps
 
     def reset(self, seed=None, options=None):
@@ -27,6 +27,7 @@ class Uneven(gymnasium.Env):
 
     def step(self, actions):
         self._t += 1
+        assert self.action_space.contains(actions)
         return self._look(), [1.0, 3.0], actions[1] == 2 or self._t >= self._max_steps, False, {"t": self._t}
 
     def _look(self):
@@ -119,3 +120,12 @@ def test_further_arguments_reach_the_environment() -> None:
     assert narrow._env.unwrapped.sight == 1
     with pytest.raises(ValueError, match="env_args.kwargs"):
         GymmaEnv(LBF, time_limit=10, seed=0, kwargs={"sihgt": 1})
+
+
+def test_actions_are_numbered_as_the_environment_does():
+    env = GymmaEnv("Uneven-v0", 10, seed=0, kwargs={"start": -1})
+    env.reset()
+    assert [env.step([1, action])[2] for action in range(3)] == [False, False, False]
+    shifted = GymmaEnv("Uneven-v0", 10, seed=0, kwargs={"start": 1})
+    shifted.reset()
+    assert shifted.step([0, 1])[2]  # the environment's action 2

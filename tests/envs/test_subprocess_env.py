@@ -248,3 +248,12 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     parent.kill()
     parent.wait()
     assert wait_until_gone(pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupts_of_the_whole_group_are_left_to_the_parent(env, number):
+    pid = int(env.step(command(0, 0)).info["pid"][0])
+    os.kill(pid, number)
+    step = env.step(command(0, 0))
+    assert step.info["pid"][0] == pid
+    assert env.worker_restarts == 0

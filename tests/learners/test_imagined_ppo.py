@@ -229,6 +229,18 @@ def test_ppo_learns_which_action_pays() -> None:
     assert log_policy.exp()[..., 1].mean().item() > 0.8
 
 
+def test_returns_that_the_critic_cannot_tell_apart_are_warned_of_once(caplog) -> None:
+    model, mac = make_model(), make_mac()
+    ppo = make_ppo(mac, model.feature_size)
+    data = imagine(model, mac, make_start(model), HORIZON)
+    real = make_real(model.feature_size)
+    ppo.update(data, real, t_env=0)
+    assert not caplog.records
+    for _ in range(2):
+        ppo.update(data, real._replace(reward=500 * torch.ones_like(real.reward)), t_env=0)
+    assert [record.getMessage().split(" all ")[0] for record in caplog.records] == ["Returns beyond 402"]
+
+
 def test_the_learning_rate_falls_linearly() -> None:
     torch.manual_seed(0)
     model, mac = make_model(), make_mac()

@@ -36,3 +36,11 @@ def test_bad_words_are_answered_with_a_sentence(words, message):
 
 def test_an_ordinary_request_is_none_of_these():
     assert not command.is_asked_for(["--config=gawm", "--env-config=smax", "with", "seed=1"])
+
+
+@pytest.mark.parametrize(("moved_to", "found_in"), [("there", "there"), (None, "here")])
+def test_held_out_play_is_that_of_the_results_a_run_lies_in(tmp_path, moved_to, found_in):
+    here = tmp_path / "here"
+    config = {"local_results_path": str(here), "name": "gawm", "env": "smax", "env_args": {"map_name": "3m"}}
+    run = tmp_path / moved_to / "sacred/gawm/3m/7" if moved_to else tmp_path / "alone"
+    assert command.dataset_path(run, config) == tmp_path / found_in / "datasets/smax/3m.npz"

@@ -141,6 +141,13 @@ BAD = {
     "broken day": (["list", "--since", "yesterday"], "2030-12-31"),
     "picture's form": (["plot", "--out", "curves.gif"], ".png"),
     "unwritable": (["list", "--out", "/dev/null/x"], "can't be written"),
+    "an option for others": (["plot", "--at", "9", "--out", "a.png"], "has no use for --at; aggregate"),
+    "a metric of losses": (
+        ["plot", "--kind", "losses", "--metric", "loss", "--out", "a.png"], "no use for --metric"
+    ),
+    "a band of scores": (
+        ["plot", "--kind", "profile", "--band", "median", "--out", "a.png"], "no use for --band"
+    ),
     "one algorithm": (["plot", "--kind", "improvement", "--alg", "qmix", "--out", "a.png"], "two algorithms"),
     "show nothing": (["show"], "--run"),
     "unknown command": (["lst"], "invalid choice: 'lst'"),

@@ -59,6 +59,10 @@ CASES = {
         [*SMAX, "standardise_returns=True"],
         ["standardise_returns", "EPyMARL", "q_learner"],
     ),
+    "observations of all where no critic sees them": (
+        ["--config=qmix", "--env-config=smax", "with", "obs_individual_obs=True"],
+        ["obs_individual_obs", "leave it out"],
+    ),
     "rewards that no world model standardises": (
         ["--config=gawm_small", "--env-config=smax", "with", "standardise_rewards=True"],
         ["standardise_rewards", "leave it out"],

@@ -60,3 +60,12 @@ def test_clock_continues_from_its_state(make):
 def test_an_interval_that_is_not_positive_is_refused(make, interval):
     with pytest.raises(ValueError, match="positive"):
         make(interval)
+
+
+@pytest.mark.parametrize(("new", "expected"), [(10, [32, 40, 50]), (50, [50]), (1000, [])])
+def test_a_changed_interval_holds_from_where_the_state_was_taken(new, expected):
+    before = Every(25, first=25)
+    assert [t for t in (10, 26, 32) if before.due(t)] == [26]
+    after = Every(new, first=new)
+    after.load_state_dict(before.state_dict())
+    assert [t for t in range(32, 60) if after.due(t)] == expected

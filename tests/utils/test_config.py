@@ -79,6 +79,7 @@ class TestComposition:
             ("use_rnn=false", False), ("layers=[8]", [8]), ("seed=3", 3), ("seed=null", None),
             ("mixer=3", "3"), ("mixer=None", None), ("name=7", "7"), ("name='a b'", "a b"),
             ("env_args.difficulty=3", "3"), ("env_args.kwargs.sight=2", 2), ("env_args.map_name=a=b", "a=b"),
+            ("env_args.kwargs.field_size=(8,8)", [8, 8]),
         ],
     )  # fmt: skip
     def test_values_take_the_type_of_their_default(self, assignment, value):

@@ -15,14 +15,19 @@ def symexp(x: Tensor) -> Tensor:
 
 
 class TwoHot(nn.Module):
-    """Bins placed evenly in symlog space over [-limit, limit]."""
+    """Bins placed evenly in symlog space over [-reach, reach]."""
 
     bins: Tensor
 
-    def __init__(self, n_bins: int = 65, limit: float = 6.0) -> None:
+    def __init__(self, n_bins: int = 65, reach: float = 6.0) -> None:
         super().__init__()
         self.size = n_bins
-        self.register_buffer("bins", symexp(torch.linspace(-limit, limit, n_bins)), persistent=False)
+        self.register_buffer("bins", symexp(torch.linspace(-reach, reach, n_bins)), persistent=False)
+
+    @property
+    def limit(self) -> float:
+        """The greatest value that can be told from greater ones."""
+        return self.bins[-1].item()
 
     def mean(self, logits: Tensor) -> Tensor:
         """(..., n_bins) logits -> (...) expected value."""
