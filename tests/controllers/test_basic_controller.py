@@ -10,7 +10,7 @@ from components.episode_buffer import EpisodeBatch
 from components.transforms import OneHot
 from controllers.basic_controller import BasicMAC, sequence_outputs
 from modules.agents import REGISTRY as AGENTS
-from modules.agents import RNNAgent
+from modules.agents import FourierRNNAgent, RNNAgent
 
 B, T, N_AGENTS, N_ACTIONS, OBS = 4, 6, 3, 5, 7
 
@@ -19,6 +19,7 @@ def make_args(**overrides: Any) -> SimpleNamespace:
     defaults = {
         "n_agents": N_AGENTS, "n_actions": N_ACTIONS, "agent": "rnn", "agent_output_type": "pi_logits",
         "action_selector": "soft_policies", "obs_agent_id": True, "obs_last_action": True, "hidden_dim": 16,
+        "fourier_octaves": 3,
         "use_rnn": True, "test_greedy": True, "epsilon_start": 1.0, "epsilon_finish": 0.05,
         "epsilon_anneal_time": 100, "evaluation_epsilon": 0.0,
     }  # fmt: skip
@@ -89,11 +90,11 @@ def test_unrolling_separate_agents_equals_stepping(monkeypatch):
 
 @pytest.mark.parametrize("obs_last_action", [True, False])
 @pytest.mark.parametrize("use_rnn", [True, False])
-@pytest.mark.parametrize("agent_class", [RNNAgent, SteppingAgent])
+@pytest.mark.parametrize("agent_class", [RNNAgent, FourierRNNAgent, SteppingAgent])
 def test_unrolling_equals_stepping(monkeypatch, agent_class, use_rnn, obs_last_action):
     monkeypatch.setitem(AGENTS, "rnn", agent_class)
     mac = make_mac(use_rnn=use_rnn, obs_last_action=obs_last_action)
-    assert hasattr(mac.agent, "unroll") == (agent_class is RNNAgent)
+    assert hasattr(mac.agent, "unroll") == (agent_class is not SteppingAgent)
     batch = make_batch()
     torch.testing.assert_close(mac.unroll(batch).softmax(-1), stepped(mac, batch))
     q_mac = make_mac(agent_output_type="q", action_selector="epsilon_greedy")

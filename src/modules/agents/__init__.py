@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from .fourier_rnn_agent import FourierRNNAgent
 from .rnn_agent import RNNAgent
 
-REGISTRY: dict[str, type[nn.Module]] = {"rnn": RNNAgent}
+REGISTRY: dict[str, type[nn.Module]] = {"rnn": RNNAgent, "fourier_rnn": FourierRNNAgent}

@@ -57,11 +57,14 @@ class RNNAgent(nn.Module):
         `inputs` (N, T, input_shape), `hidden_state` (N, hidden_dim) before the first step. Returns outputs
         (N, T, n_actions) and the recurrent state after every step (N, T, hidden_dim).
         """
-        features = F.relu(self.fc1(inputs))
-        if not isinstance(self.rnn, nn.GRU):
-            hiddens = F.relu(self.rnn(features))
-        elif inputs.shape[1] == 1:  # acting, for which the module for sequences takes twice as long
-            hiddens = torch.gru_cell(features[:, 0], hidden_state, *self.rnn.all_weights[0]).unsqueeze(1)
-        else:
-            hiddens, _ = self.rnn(features, hidden_state.unsqueeze(0).contiguous())
+        hiddens = self.remember(F.relu(self.fc1(inputs)), hidden_state)
         return self.fc2(hiddens), hiddens
+
+    def remember(self, features: Tensor, hidden_state: Tensor) -> Tensor:
+        """The recurrent state (N, T, hidden_dim) after each step of `features` (N, T, hidden_dim)."""
+        if not isinstance(self.rnn, nn.GRU):
+            return F.relu(self.rnn(features))
+        if features.shape[1] == 1:  # acting, for which the module for sequences takes twice as long
+            return torch.gru_cell(features[:, 0], hidden_state, *self.rnn.all_weights[0]).unsqueeze(1)
+        hiddens, _ = self.rnn(features, hidden_state.unsqueeze(0).contiguous())
+        return hiddens
