@@ -34,6 +34,8 @@ class FourierRNNAgent(RNNAgent):
     with the old one at each step, is a poorer ground for a policy than layers of ReLU.
     """
 
+    frequencies: Tensor
+
     def __init__(self, input_shape: int, args: Any) -> None:
         octaves = read(FourierConfig, args).fourier_octaves
         super().__init__(input_shape * (1 + 2 * octaves), args)
