@@ -1,4 +1,4 @@
-"""GAWM's actor: an agent network that tells small differences of its inputs apart."""
+"""An agent network that tells small differences of its inputs apart."""
 
 from __future__ import annotations
 
