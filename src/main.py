@@ -5,7 +5,7 @@
     python src/main.py with resume=DIRECTORY
     python src/main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]
     python src/main.py check ENV [with key=value ...]
-    python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]
+    python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128] [dataset=FILE]
     python src/main.py evaluate_world_model=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]
 
 Exit codes: 0 done, 1 an error of the program or the machine, 2 a request that can't be run, 3 training

@@ -43,7 +43,12 @@ FORMATS = {
     "best": ("table", "csv", "json"),
 }
 CURVES, SCORES = ("curves", "losses"), ("aggregate", "profile", "improvement")  # kinds of pictures
-USED_BY = {"at": SCORES, "metric": ("curves", *SCORES), "x": CURVES, "band": CURVES}  # options of `plot`
+USED_BY = {  # options of `plot`: their defaults, and the kinds of pictures that use them
+    "at": (None, SCORES),
+    "metric": (None, ("curves", *SCORES)),
+    "x": ("t_env", CURVES),
+    "band": ("iqm", CURVES),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,8 +77,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--top", type=count, default=10, help="number of runs (10)")
         if name == "plot":
             command.add_argument("--kind", choices=CURVES + SCORES, default="curves")
-            command.add_argument("--band", choices=("iqm", "median"), default="iqm")
-            command.add_argument("--x", choices=("t_env", "hours"), default="t_env")
+            command.add_argument("--band", choices=("iqm", "median"), default=USED_BY["band"][0])
+            command.add_argument("--x", choices=("t_env", "hours"), default=USED_BY["x"][0])
             command.add_argument("--out", type=Path, required=True, metavar="FILE", help=", ".join(PICTURES))
         if name == "report":
             command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
@@ -254,8 +259,8 @@ def _best(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
 
 
 def _plot(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
-    for option, kinds in USED_BY.items():
-        if given.kind not in kinds and getattr(given, option) not in (None, "t_env", "iqm"):
+    for option, (default, kinds) in USED_BY.items():
+        if given.kind not in kinds and getattr(given, option) != default:
             raise ConfigError(f"--kind {given.kind} has no use for --{option}; {', '.join(kinds)} do.")
     draw = _plot_curves if given.kind in CURVES else _plot_scores
     notes = draw(given, store, chosen)

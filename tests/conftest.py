@@ -1,13 +1,16 @@
 """Settings of all tests, made before anything is imported; the processes that tests start inherit them."""
 
 import os
+import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sc2_stand_in import install
 from sc2_stand_in.battle import MAPS
+from utils import interrupts
 
 # The tensors are small and a test machine is shared: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,3 +28,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 def stand_in(tmp_path_factory) -> Path:
     """A folder in which the stand-in for StarCraft II is installed, with all maps that it knows."""
     return install(tmp_path_factory.mktemp("stand-in") / "SC2", MAPS)
+
+
+@pytest.fixture
+def interruptible(monkeypatch) -> Iterator[None]:
+    """SIGINT and SIGTERM are handled as in a run, and afterwards as before."""
+    monkeypatch.setattr(interrupts, "_requested", False)
+    monkeypatch.setattr(interrupts, "_held", False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.install()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -12,7 +12,6 @@ from checkpoints import CheckpointStore
 from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
 from run import make_scheme
 from training import Parts, Training
-from utils import interrupts
 from utils.logging import Logger
 from utils.progress import Progress
 
@@ -195,18 +194,9 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_training(tmp_path, cap
     assert "training goes on" in caplog.text
 
 
-@pytest.fixture
-def signals():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    interrupts.install()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    interrupts._requested = False
-
-
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_while_a_checkpoint_is_written_waits_for_it(tmp_path, signals, number):
+def test_an_interrupt_while_a_checkpoint_is_written_waits_for_it(tmp_path, number):
     stores = []
 
     def interrupt(training: Training) -> None:

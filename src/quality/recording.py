@@ -1,6 +1,6 @@
 """Records held-out play of one map, which the world models of all methods are then measured on.
 
-python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128]
+python src/main.py record_dataset=DIRECTORY [checkpoint=best|last|STEP] [episodes=128] [dataset=FILE]
 """
 
 from __future__ import annotations

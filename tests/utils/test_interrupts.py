@@ -6,16 +6,7 @@ import pytest
 
 from utils import interrupts
 
-
-@pytest.fixture(autouse=True)
-def _restored(monkeypatch):
-    monkeypatch.setattr(interrupts, "_requested", False)
-    monkeypatch.setattr(interrupts, "_held", False)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    interrupts.install()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
