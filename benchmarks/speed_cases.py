@@ -88,6 +88,16 @@ def make_learner(alg: str, shape: Shape, n_episodes: int, **changes: Any) -> tup
     return learner, batch
 
 
+def rounded(learner: Any, step: Callable[[int], Any]) -> Callable[[], Any]:
+    """``step`` at no environment steps, in the precision that the learner is configured to train in."""
+
+    def work() -> None:
+        with learner.compute.matmul_precision():
+            step(0)
+
+    return work
+
+
 def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
     """Sampling windows, loss, gradient and optimiser step of a world model."""
     learner, batch = make_learner(alg, shape, 40, **changes)
@@ -95,7 +105,7 @@ def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
     model = learner.world_model
     names = ("observe", "embed", "obs_fusion", "posterior_head", "act_fusion", "cell", "prior", "predict")
     return Case(
-        once(lambda: learner._train_world_model(0)),
+        once(rounded(learner, learner._train_world_model)),
         "updates",
         (
             (learner.trajectories, "sample_windows"),
@@ -111,7 +121,7 @@ def policy_round(alg: str, shape: Shape, **changes: Any) -> Case:
     learner.trajectories.insert_episode_batch(batch)
     behaviour, model = learner.behaviour, learner.world_model
     return Case(
-        once(lambda: learner._train_policy(0)),
+        once(rounded(learner, learner._train_policy)),
         "rounds",
         (
             (learner, "_draw_reality"),
@@ -276,6 +286,14 @@ CASES: dict[str, Callable[[], Case]] = {
     "wm_8m": partial(world_model_update, "gawm", EIGHT_MARINES),
     "round_small": partial(policy_round, "gawm_small", SMALL),
     "round_8m": partial(policy_round, "gawm", EIGHT_MARINES),
+    "wm_small_bf16": partial(world_model_update, "gawm_small", SMALL, precision="bfloat16"),
+    "wm_8m_bf16": partial(world_model_update, "gawm", EIGHT_MARINES, precision="bfloat16"),
+    "round_small_bf16": partial(policy_round, "gawm_small", SMALL, precision="bfloat16"),
+    "round_8m_bf16": partial(policy_round, "gawm", EIGHT_MARINES, precision="bfloat16"),
+    "round_8m_fresh": partial(policy_round, "gawm", EIGHT_MARINES, pseudo_rounds=1),
+    "round_8m_fresh_bf16": partial(
+        policy_round, "gawm", EIGHT_MARINES, pseudo_rounds=1, precision="bfloat16"
+    ),
     "imagination_small": partial(imagination, "gawm_small", SMALL),
     "ppo_small": partial(ppo_phase, "gawm_small", SMALL),
     "sampling_small": partial(window_sampling, "gawm_small", SMALL),

@@ -113,11 +113,12 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
     A step of the iteration is x <- p(x x^T) x with a polynomial p. Of a wide matrix only the square x x^T is
     iterated, the polynomials are multiplied up, and x itself is moved once, at the end: in exact arithmetic
-    the same. In bfloat16 it would lose small singular values, so a GPU iterates the matrix itself.
+    the same. With factors rounded to bfloat16 it would lose small singular values: then x itself is iterated.
     """
+    rounded = matrices.is_cuda or torch.get_float32_matmul_precision() == "medium"
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     x = x / x.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
-    if x.is_cuda or x.shape[2] < WIDE * x.shape[1]:
+    if rounded or x.shape[2] < WIDE * x.shape[1]:
         for _ in range(NEWTON_SCHULZ_STEPS):
             x = _moved(x, _polynomial(x @ x.mT))
         return x

@@ -25,7 +25,7 @@ from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
 from modules.world_models.losses import WorldModelLossConfig, world_model_loss
 from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
 from utils.clocks import Every, Ratio
-from utils.compute import Compiler, ComputeConfig
+from utils.compute import Compiler, ComputeConfig, warn_of_no_effect
 from utils.guards import check_all_finite
 from utils.rl_utils import delayed
 from utils.seeding import spawn
@@ -88,6 +88,7 @@ class GAWMLearner:
         self.loss_config = read(WorldModelLossConfig, args)
         self.mac, self.logger = mac, logger
         self.compute = read(ComputeConfig, args)
+        warn_of_no_effect(self.compute)
         self.world_model = (
             mac.world_model
             if isinstance(mac, LatentMAC)
@@ -143,10 +144,11 @@ class GAWMLearner:
         enough = len(self.trajectories) >= self.config.wm_sequence_length
         if t_env < self.config.start_training_steps or not enough:
             return
-        for _ in range(self.wm_clock.due(t_env)):
-            self.statistics.add(self._train_world_model(t_env))
-        for _ in range(self.policy_clock.due(t_env)):
-            self.statistics.add(self._train_policy(t_env))
+        with self.compute.matmul_precision():
+            for _ in range(self.wm_clock.due(t_env)):
+                self.statistics.add(self._train_world_model(t_env))
+            for _ in range(self.policy_clock.due(t_env)):
+                self.statistics.add(self._train_policy(t_env))
         if self.statistics and self.log_clock.due(t_env):
             self._log(t_env)
 

@@ -1,13 +1,16 @@
 """How a learner's networks are computed: in which precision, and whether compiled."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+
+log = logging.getLogger("marl.compute")
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,41 @@ class ComputeConfig:
     compile: bool = False  # by torch.compile, on a GPU with CUDA graphs
 
     def autocast(self) -> torch.autocast:
-        """The context of one forward pass. Weights are cast once in it, so they must not change within."""
+        """The context of one forward pass; what it rounds, it rounds on a GPU alone.
+
+        Weights are cast once in it, so they must not change within.
+        """
         kind = torch.device(self.device).type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+        rounds = self.precision == "bfloat16" and kind == "cuda"
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=rounds)
+
+    @contextmanager
+    def matmul_precision(self) -> Iterator[None]:
+        """The context of a gradient step, forward and backward; what it rounds, it rounds on a CPU alone.
+
+        There factors are rounded inside each product and tensors stay float32: as fast as autocast's products
+        where a CPU has a unit for them, and attention, norms and sums over steps, which are slower or less
+        exact in bfloat16, are left as they are.
+        """
+        before = torch.get_float32_matmul_precision()
+        if self.precision == "bfloat16" and torch.device(self.device).type == "cpu":
+            torch.set_float32_matmul_precision("medium")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def warn_of_no_effect(config: ComputeConfig) -> None:
+    """Say so where a CPU, which has no fast way to do it, doesn't round as it is asked to."""
+    if config.precision == "float32" or torch.device(config.device).type != "cpu":
+        return
+    factor = torch.arange(64 * 64, dtype=torch.float32).view(64, 64) / 64
+    exact = factor @ factor
+    with config.matmul_precision():
+        rounds = not torch.equal(factor @ factor, exact)
+    if not rounds:
+        log.warning("precision=bfloat16 has no effect: this CPU has no fast products of bfloat16")
 
 
 class Compiler:
@@ -52,7 +87,7 @@ class Compiler:
             except torch._dynamo.exc.TorchDynamoException as error:
                 self.failed = True
                 reason = str(error).strip().partition("\n")[0]
-                logging.getLogger("marl.compute").warning("compile=True has no effect: %s", reason)
+                log.warning("compile=True has no effect: %s", reason)
                 return plain(*args)
 
         return call

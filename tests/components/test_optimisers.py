@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.optimisers import BatchedMuon, MuonAdam, orthogonalised
+from utils.compute import ComputeConfig
 
 
 def make_network() -> nn.Module:
@@ -83,6 +84,16 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
     singular = torch.linalg.svdvals(orthogonalised(torch.randn(3, 32, 80, generator=generator)))
     assert singular.min() > 0.6
     assert singular.max() < 1.3
+
+
+def test_rounded_products_lose_no_direction() -> None:
+    """Small singular values, too, as a gradient has them that a few directions dominate."""
+    torch.manual_seed(0)
+    matrices = torch.randn(2, 32, 96) + 10 * torch.randn(2, 32, 1) @ torch.randn(2, 1, 96)
+    exact = torch.linalg.svdvals(orthogonalised(matrices))
+    with ComputeConfig(precision="bfloat16").matmul_precision():
+        rounded = torch.linalg.svdvals(orthogonalised(matrices))
+    assert torch.allclose(rounded, exact, atol=0.1)
 
 
 def test_a_wide_matrix_is_moved_as_the_plain_iteration_moves_it() -> None:

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
-from utils.compute import ComputeConfig
+from utils.compute import ComputeConfig, warn_of_no_effect
 
 SQUARES = """
 import logging
@@ -30,17 +31,42 @@ for _ in range(2):
 """
 
 
-def test_bfloat16_rounds_products_and_leaves_weights_and_gradients_alone() -> None:
-    layer, x = nn.Linear(8, 8), torch.randn(4, 8)
-    with ComputeConfig(precision="bfloat16").autocast():
+def test_bfloat16_rounds_factors_of_products_on_a_cpu_and_nothing_else() -> None:
+    """Whether a CPU rounds is its own affair, so what is asked of it is looked at, and what it gives."""
+    layer, x = nn.Linear(64, 64), torch.randn(64, 64)
+    exact = layer(x)
+    with ComputeConfig(precision="bfloat16").matmul_precision():
+        assert torch.get_float32_matmul_precision() == "medium"
         rounded = layer(x)
-    with ComputeConfig().autocast():
-        exact = layer(x)
-    assert (rounded.dtype, exact.dtype) == (torch.bfloat16, torch.float32)
-    assert torch.allclose(rounded.float(), exact, atol=0.05)
-    rounded.float().sum().backward()
+        rounded.sum().backward()
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert rounded.dtype == torch.float32
+    assert torch.allclose(rounded, exact, atol=0.05)
     assert layer.weight.grad is not None
     assert layer.weight.grad.dtype == layer.weight.dtype == torch.float32
+    assert torch.equal(layer(x), exact)
+
+
+def test_float32_is_exact_and_an_error_leaves_no_rounding_behind() -> None:
+    with ComputeConfig().matmul_precision():
+        assert torch.get_float32_matmul_precision() == "highest"
+    with (
+        pytest.raises(ValueError, match="on purpose"),
+        ComputeConfig(precision="bfloat16").matmul_precision(),
+    ):
+        raise ValueError("on purpose")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_cpu_that_rounds_nothing_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounding, exact = ComputeConfig(precision="bfloat16"), ComputeConfig()
+    warn_of_no_effect(exact)
+    assert not caplog.messages
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    warn_of_no_effect(rounding)
+    assert caplog.messages == ["precision=bfloat16 has no effect: this CPU has no fast products of bfloat16"]
 
 
 def test_without_a_compiler_methods_run_as_they_are_and_one_warning_says_so(tmp_path: Path) -> None:
