@@ -53,9 +53,9 @@ class Logger:
         return series[-1][1] if series else None
 
     def print_recent_stats(self) -> None:
-        """Print all metrics, each as the mean of its last few values."""
-        means = {key: sum(v for _, v in series) / len(series) for key, series in self.stats.items() if series}
-        cells = [f"  {key}: {mean:.4g}".ljust(CELL) for key, mean in sorted(means.items())]
+        """Print all metrics, each as the mean of its last few values, counts as they are."""
+        shown = {key: _recent([v for _, v in series]) for key, series in self.stats.items() if series}
+        cells = [f"  {key}: {number}".ljust(CELL) for key, number in sorted(shown.items())]
         n = max(1, shutil.get_terminal_size(fallback=(3 * CELL, 24)).columns // CELL)
         rows = ["".join(cells[i : i + n]).rstrip() for i in range(0, len(cells), n)]
         self.console_logger.info("\n".join(["Recent stats", *rows]))
@@ -73,6 +73,13 @@ class Logger:
         self.stats.clear()
         for key, series in state["stats"].items():
             self.stats[key].extend((t, value) for t, value in series)
+
+
+def _recent(values: list[float]) -> str:
+    """The mean of values; of whole numbers that never fall, which count something, the last."""
+    if all(value.is_integer() for value in values) and values == sorted(values):
+        return str(int(values[-1]))
+    return f"{sum(values) / len(values):.4g}"
 
 
 class _Stderr(logging.Handler):

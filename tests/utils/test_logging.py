@@ -26,13 +26,16 @@ def test_only_recent_values_are_kept():
     assert logger.last("unknown") is None
 
 
-def test_console_shows_the_mean_of_recent_values(caplog):
+def test_console_shows_the_mean_of_recent_values_and_counts_as_they_are(caplog):
     logger = Logger(logging.getLogger("test"))
     for t in range(1, 101):
-        logger.log_stat("loss", t, t)
+        logger.log_stat("loss", t % 2 + 0.5, t)
+        logger.log_stat("won", t % 2, t)
+        logger.log_stat("updates", 1_000_000 + t, t)
     with caplog.at_level(logging.INFO):
         logger.print_recent_stats()
-    assert "loss: 98" in caplog.text
+    for shown in ("loss: 0.9 ", "won: 0.4", "updates: 1000100 "):
+        assert shown in caplog.text
 
 
 def test_tensorboard_files_are_written(tmp_path):
