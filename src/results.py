@@ -5,6 +5,7 @@
     python src/results.py curves --alg qmix mappo --format csv --out curves.csv
     python src/results.py table  --at 50000 --format latex
     python src/results.py best   --key lr=0.0005 --top 5
+    python src/results.py quality --map 3m
     python src/results.py plot   --map 3m --out curves.png
     python src/results.py report --out report.html
     python src/results.py sync   [DIR]
@@ -41,13 +42,18 @@ FORMATS = {
     "curves": ("table", "csv", "json", "marl-eval"),
     "table": ("table", "csv", "json", "latex"),
     "best": ("table", "csv", "json"),
+    "quality": ("table", "csv", "json"),
 }
-CURVES, SCORES = ("curves", "losses"), ("aggregate", "profile", "improvement")  # kinds of pictures
+CURVES, QUALITY, SCORES = (
+    ("curves", "losses"),
+    ("quality",),
+    ("aggregate", "profile", "improvement"),
+)  # kinds of pictures
 USED_BY = {  # options of `plot`: their defaults, and the kinds of pictures that use them
     "at": (None, SCORES),
     "metric": (None, ("curves", *SCORES)),
     "x": ("t_env", CURVES),
-    "band": ("iqm", CURVES),
+    "band": ("iqm", CURVES + QUALITY),
 }
 
 
@@ -59,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in {
         "list": "a line per run", "show": "all about a run", "curves": "the points of a metric",
         "table": "last values per map and algorithm", "best": "the best runs",
-        "plot": "a picture", "report": "one HTML page",
+        "quality": "how good their world models are", "plot": "a picture", "report": "one HTML page",
     }.items():  # fmt: skip
         command = commands.add_parser(name, help=text, parents=[place, chosen])
         if name in ("curves", "table", "best", "plot", "report"):
@@ -76,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "best":
             command.add_argument("--top", type=count, default=10, help="number of runs (10)")
         if name == "plot":
-            command.add_argument("--kind", choices=CURVES + SCORES, default="curves")
+            command.add_argument("--kind", choices=CURVES + QUALITY + SCORES, default="curves")
             command.add_argument("--band", choices=("iqm", "median"), default=USED_BY["band"][0])
             command.add_argument("--x", choices=("t_env", "hours"), default=USED_BY["x"][0])
             command.add_argument("--out", type=Path, required=True, metavar="FILE", help=", ".join(PICTURES))
@@ -258,11 +264,20 @@ def _best(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
     return notes
 
 
+def _quality(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
+    from records import model_quality
+
+    found, notes = model_quality.read(chosen)
+    _print(given, model_quality.table(chosen, found))
+    return notes
+
+
 def _plot(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
     for option, (default, kinds) in USED_BY.items():
         if given.kind not in kinds and getattr(given, option) != default:
             raise ConfigError(f"--kind {given.kind} has no use for --{option}; {', '.join(kinds)} do.")
-    draw = _plot_curves if given.kind in CURVES else _plot_scores
+    draws = (_plot_curves, CURVES), (_plot_quality, QUALITY), (_plot_scores, SCORES)
+    draw = next(draw for draw, kinds in draws if given.kind in kinds)
     notes = draw(given, store, chosen)
     print(f"Drawn in {given.out}")
     return notes
@@ -286,6 +301,14 @@ def _plot_curves(given: argparse.Namespace, store: "Store", chosen: "list[Run]")
     if given.kind == "curves":
         notes += [line for name in names for line in query.without(chosen, name)]
     return notes + [line for frame in frames.values() for line in query.lengths(frame)]
+
+
+def _plot_quality(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
+    from records import model_quality, plots
+
+    found, notes = model_quality.read(chosen)
+    plots.draw_curves(model_quality.curves(chosen, found), given.out, given.band, x="horizon")
+    return notes
 
 
 def _plot_scores(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
@@ -313,8 +336,8 @@ def _report(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> l
 
 
 ANSWERS = {
-    "list": _list, "show": _show, "curves": _curves, "table": _table, "best": _best, "plot": _plot,
-    "report": _report,
+    "list": _list, "show": _show, "curves": _curves, "table": _table, "best": _best, "quality": _quality,
+    "plot": _plot, "report": _report,
 }  # fmt: skip
 
 

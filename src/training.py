@@ -159,8 +159,8 @@ class Training:
 
     def _log(self) -> None:
         self.logger.log_stat("episode", self.episode, self.t_env)
-        self.progress.log()
         self.logger.print_recent_stats()
+        self.progress.log()  # last, where a study looks for how far a run is
 
     def _save_is_due(self) -> bool:
         waited = time.monotonic() - self.saved_at

@@ -16,6 +16,8 @@ from utils.config import map_name, run_folder
 from utils.constraints import ConfigError
 
 RECORD, MEASURE = "record_dataset", "evaluate_world_model"
+RESULT = "world_model_quality"  # name of the files in the run directory
+INDICES = ("gpe", "gci")
 FORMS = {
     RECORD: f"main.py {RECORD}=DIRECTORY [checkpoint=best|last|STEP] [episodes=128] [dataset=FILE]",
     MEASURE: f"main.py {MEASURE}=DIRECTORY [checkpoint=last|STEP] [horizon=15] [dataset=FILE]",

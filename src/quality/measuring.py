@@ -12,7 +12,7 @@ import torch
 
 from checkpoints import Checkpoint, CheckpointStore
 from modules.world_models.world_model import WorldModel, WorldModelConfig
-from quality.command import FORMS, RECORD
+from quality.command import FORMS, INDICES, RECORD, RESULT
 from quality.held_out import TASK, HeldOut, load
 from quality.indices import measure
 from quality.open_loop import Measured
@@ -20,8 +20,6 @@ from run import CHECKPOINTS, misfit
 from utils.constraints import ConfigError
 from utils.typed_args import read
 
-RESULT = "world_model_quality"  # name of the files in the run directory
-TITLES = {"gpe": "global prediction error (GPE)", "gci": "global consistency index (GCI)"}
 COLOURS = {"obs": "C0", "reward": "C1", "continue": "C2", "state": "C3"}
 
 
@@ -96,7 +94,7 @@ def _model(config: dict[str, Any], data: HeldOut, n_actions: int) -> WorldModel:
 
 
 def _words(result: Mapping[str, Any]) -> str:
-    means = {name: result[name]["mean"] for name in TITLES}
+    means = {name: result[name]["mean"] for name in INDICES}
     return ", ".join(
         f"{name.upper()} {mean['value']:.3f} (95 % interval {mean['low']:.3f} to {mean['high']:.3f})"
         for name, mean in means.items()
@@ -110,13 +108,14 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     from records import plots
 
     figure, panels = plt.subplots(1, 2, figsize=(10.4, 3.8), layout="constrained")
-    for panel, (name, title) in zip(panels, TITLES.items(), strict=True):
+    for panel, name in zip(panels, INDICES, strict=True):
         for part, curve in result[name]["parts"].items():
             panel.plot(result["horizons"], curve["per_horizon"]["value"], color=COLOURS[part], label=part)
         whole = result[name]["per_horizon"]
         panel.plot(result["horizons"], whole["value"], color="black", lw=2, label="mean")
         panel.fill_between(result["horizons"], whole["low"], whole["high"], color="black", alpha=0.15, lw=0)
-        panel.set(title=title, xlabel="steps ahead", ylabel="standard deviations", ylim=(0, None))
+        panel.set(title=plots.LABELS[name], xlabel=plots.X_LABELS["horizon"], ylim=(0, None))
+        panel.set_ylabel("standard deviations")
         panel.xaxis.get_major_locator().set_params(integer=True)
         plots.tidy(panel)
     plots.save(figure, path)

@@ -14,8 +14,13 @@ from records.statistics import Array
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-LABELS = {"test_battle_won_mean": "test win rate", "test_return_mean": "test return"}
-X_LABELS = {"t_env": "environment steps", "hours": "hours"}
+LABELS = {
+    "test_battle_won_mean": "test win rate",
+    "test_return_mean": "test return",
+    "gpe": "global prediction error (GPE)",
+    "gci": "global consistency index (GCI)",
+}
+X_LABELS = {"t_env": "environment steps", "hours": "hours", "horizon": "steps ahead"}
 BANDS = {"iqm": "interquartile mean, 95 % bootstrap interval", "median": "median, quartiles"}
 WIN_RATES = ("test_battle_won_mean", "battle_won_mean")
 
@@ -23,7 +28,7 @@ Scores = Mapping[str, Sequence[Array]]  # runs' values per algorithm: one array 
 
 
 def draw_curves(frames: Mapping[str, pd.DataFrame], path: Path, kind: str = "iqm", x: str = "t_env") -> None:
-    """Draw curves over ``x`` (t_env or hours): a column per map, a row per metric of ``frames``."""
+    """Draw curves over ``x`` (one of ``X_LABELS``): a column per map, a row per metric of ``frames``."""
     everything = pd.concat(frames.values())
     maps = sorted(everything["map"].unique())
     colours = {alg: f"C{i}" for i, alg in enumerate(sorted(everything["alg"].unique()))}

@@ -262,16 +262,17 @@ def _mixed(alike: Sequence[Run], what: str, free: set[str]) -> list[str]:
 
 def without(chosen: Sequence[Run], metric: str) -> list[str]:
     """Return a sentence if some runs have no points of ``metric``, and so no part in what is shown."""
-    return _left_out([(run.alg, run.map) for run in chosen if metric not in run.metrics], metric)
+    return without_what([(run.alg, run.map) for run in chosen if metric not in run.metrics], metric)
 
 
 def without_times(frame: pd.DataFrame) -> list[str]:
     """Return a sentence if some curves were kept without the times of their points."""
     timeless = frame[frame["seconds"].isna()].drop_duplicates("run")
-    return _left_out(list(zip(timeless["alg"], timeless["map"], strict=True)), "times")
+    return without_what(list(zip(timeless["alg"], timeless["map"], strict=True)), "times")
 
 
-def _left_out(runs: Sequence[tuple[str, str]], what: str) -> list[str]:
+def without_what(runs: Sequence[tuple[str, str]], what: str) -> list[str]:
+    """Return a sentence if there are runs, each given as (algorithm, map), that have no such thing."""
     if not runs:
         return []
     named = ", ".join(f"{alg} on {task}" for alg, task in sorted(set(runs)))
