@@ -18,6 +18,7 @@ from envs.smax import BatchedSMAX
 from envs.smax_scenarios import SCENARIOS
 from envs.smax_scripted import Closest, Player, play, random, scripted
 from evaluation import wilson
+from utils.command_line import count
 
 PAPER_MAPS = "2s_vs_1sc,3s_vs_3z,2s3z,3s_vs_4z,3s_vs_5z,1c3s5z,8m,corridor"
 COLUMNS = (
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
     """Run the command line ``argv``."""
     parser = argparse.ArgumentParser(description="Floors of players that learn nothing on SMAX.")
     parser.add_argument("--maps", default=PAPER_MAPS, help="names of SMAX battles, separated by commas")
-    parser.add_argument("--battles", type=int, default=1000, help="battles of each player on each map")
+    parser.add_argument("--battles", type=count, default=1000, help="battles of each player on each map")
     parser.add_argument("--csv", type=Path, required=True, help="file to write")
     given = parser.parse_args(argv)
     unknown = set(given.maps.split(",")) - set(SCENARIOS)

@@ -111,6 +111,13 @@ def plan(given: argparse.Namespace) -> list[Job]:
         ConfigError: one of them can't be run.
     """
     writable(ROOT / given.out, "--out")
+    if given.rest and given.rest[0] != "with":
+        word = given.rest[0]
+        names = ",".join([*given.algs, word])
+        form = (
+            "the form is: ... with key=value" if "=" in word else f"names take commas alone: --algs {names}"
+        )
+        raise ConfigError(f"'with' is missing before {word!r}; {form}.")
     for word in given.rest:
         if option := DECIDED.get(word.partition("=")[0]):
             raise ConfigError(f"{word!r} is decided by the study: {option}.")

@@ -78,6 +78,8 @@ def check(argv: list[str]) -> int:
     """Print what ``ENV with key=value ...`` needs and whether it is there; 0 if all of it is."""
     if not argv or argv[0] not in envs.CHECKED:
         raise ConfigError(f"check needs the name of an environment: {', '.join(envs.CHECKED)}.")
+    if options := [word for word in argv if word.startswith("-")]:
+        raise ConfigError(f"check takes no {options[0]!r}; the form is: main.py check ENV with key=value.")
     config = compose(parse_command_line([f"--config={ANY_ALG}", f"--env-config={argv[0]}", *argv[1:]]))
     found = envs.checks(config["env"], config["env_args"], _n_envs(config))
     said: set[str] = set()
@@ -167,7 +169,7 @@ def _of_run(directory: Path, work: Callable[[dict[str, Any], logging.Logger], st
 
 
 def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
-    """Train with a record under ``<local_results_path>/sacred/<alg>/<map>/<id>`` and return the exit code."""
+    """Train, with a record in a folder of its own, and return the exit code."""
     mongo = _mongo(config, parse_command_line(argv).mongo)
     from checkpoints import CheckpointError
     from run import Session, newest_checkpoint  # here, when nearly all of the request is known to be good

@@ -18,6 +18,7 @@ a difference or `sync` had to leave something out, 2 a request that can't be ans
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -99,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
 def _place() -> Parser:
     group = Parser(add_help=False)
     group.add_argument(
-        "--dir", type=Path, nargs="+", default=[ROOT / "results"], metavar="DIR",
+        "--dir", type=Path, nargs="+", metavar="DIR",
         help="folders with runs, run directories, CSV files with curves (results)",
     )  # fmt: skip
     group.add_argument(
@@ -188,7 +189,9 @@ def answer(given: argparse.Namespace) -> int:
 
     if given.command == "plot" and given.out.suffix not in PICTURES:
         raise ConfigError(f"{given.out} must end in {', '.join(PICTURES)}.")
-    store = query.open_store(given.dir, given.mongo and _uri(given.mongo))
+    if given.dir and given.mongo:
+        raise ConfigError("Runs are read from folders (--dir) or a database (--mongo): name one of them.")
+    store = query.open_store(given.dir or [ROOT / "results"], given.mongo and _uri(given.mongo))
     fields = {name: tuple(getattr(given, name)) for name in ("alg", "map", "seed", "status")}
     wanted = query.Filter(
         runs=tuple(given.run), keys=tuple(given.key), commit=given.commit, since=given.since,
@@ -216,7 +219,8 @@ def _show(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
         raise ConfigError("show needs --run RUN; `results.py list` shows the ids.")
     for run in chosen:
         print(f"{run.run}: {run.alg} on {run.map}, seed {run.seed}, {run.status}, {run.where}")
-        print(f"  {run.t_env:,} steps in {run.seconds / 60:.1f} minutes, commit {run.commit or 'unknown'}")
+        took = "" if math.isnan(run.seconds) else f" in {run.seconds / 60:.1f} minutes"
+        print(f"  {run.t_env:,} steps{took}, commit {run.commit or 'unknown'}")
         for name, value in run.details.items():
             print(f"  {name}: {' '.join(value) if isinstance(value, list) else value}")
         print("  metrics, last value:")

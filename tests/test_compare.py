@@ -70,6 +70,7 @@ def test_runs_that_share_the_machine_share_its_threads() -> None:
         (["--steps=many"], ["--steps", "'many'"]),
         (["--jobs=-1"], ["--jobs", "whole number from 0 on"]),
         (["with", "hiden_dim=3"], ["did you mean hidden_dim"]),
+        (["vdn"], ["'with' is missing before 'vdn'", "commas", ",vdn"]),
         (["with", "seed=3"], ["'seed=3' is decided by the study", "--seeds"]),
         (["with", "env_args.map_name=8m"], ["'env_args.map_name=8m' is decided by the study", "--maps"]),
         (["--algs=gawm_small,qmix", "with", "wm_width=64"], ["qmix on 3m: There is no key 'wm_width'"]),

@@ -26,7 +26,7 @@ def read(chosen: Sequence[Run]) -> tuple[Found, list[str]]:
         file = Path(run.where, f"{RESULT}.json")
         try:
             found[run.run] = json.loads(file.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # not measured, or a CSV of curves
             continue
         except ValueError as error:
             damaged.append(f"{file} is damaged ({error}); measure again.")

@@ -71,6 +71,9 @@ def select(store: Store, wanted: Filter) -> list[Run]:
     for name in ("alg", "map", "seed", "status"):
         values = getattr(wanted, name)
         there = sorted({getattr(run, name) for run in left})
+        for value in values:
+            if name != "status" and value not in there:  # of states none need be in one that is asked for
+                raise unknown(f"run with {name}", value, [str(one) for one in there])
         left = _narrow(
             [run for run in left if not values or getattr(run, name) in values], name, values, there
         )
@@ -326,7 +329,7 @@ def scores(frame: pd.DataFrame, at: int | None = None) -> tuple[dict[str, list[A
             maps.append(task)
     if not maps:
         raise ConfigError(
-            "There is no map on which all chosen algorithms have results; choose fewer algorithms."
+            " ".join(["There is no map on which all chosen algorithms have results.", *left_out])
         )
     return {alg: [values[alg, task] for task in maps] for alg in algs}, left_out
 

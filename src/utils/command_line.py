@@ -1,6 +1,8 @@
 """Reading command lines: what is wrong with one is said in one sentence."""
 
 import argparse
+import re
+from decimal import Decimal
 from typing import NoReturn
 
 from utils.constraints import ConfigError, hint
@@ -14,17 +16,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole(text: str) -> int:
-    """Read a whole number from 0 on, for an argument of a :class:`Parser`."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
-    return int(text)
+    """Read a whole number from 0 on, such as 50000 or 5e4, for an argument of a :class:`Parser`."""
+    return _whole_from(0, text)
 
 
 def count(text: str) -> int:
     """Read a whole number from 1 on, for an argument of a :class:`Parser`."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
+    return _whole_from(1, text)
+
+
+def _whole_from(least: int, text: str) -> int:
+    if re.fullmatch(r"\d+(\.\d*)?(e\+?\d+)?", text, re.IGNORECASE | re.ASCII):
+        number = Decimal(text)
+        if number >= least and number == int(number):
+            return int(number)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
 
 
 def read_words(argv: list[str], known: list[str], form: str) -> dict[str, str]:

@@ -21,10 +21,13 @@ from utils.constraints import ConfigError, Constraints, hint, unknown
 OTHER_FORMS = """what else main.py does:
   main.py with resume=DIRECTORY           go on with a run
   main.py evaluate=DIRECTORY              play its policy (checkpoint=best|last|STEP episodes=1000 render=gif)
-  main.py record_dataset=DIRECTORY        record play to measure world models on (episodes=128)
-  main.py evaluate_world_model=DIRECTORY  measure the model of a run on it (horizon=15)
+  main.py record_dataset=DIRECTORY        record play to measure world models on (checkpoint=best|last|STEP
+                                          episodes=128 dataset=FILE)
+  main.py evaluate_world_model=DIRECTORY  measure the model of a run on it (checkpoint=last|STEP horizon=15
+                                          dataset=FILE)
   main.py check sc2|sc2v2                 tell what an environment needs and lacks
 """
+FORMS = ("evaluate=DIRECTORY", "record_dataset=DIRECTORY", "evaluate_world_model=DIRECTORY", "check sc2")
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
 WORDS = {"null": None, "none": None, "true": True, "false": False}
 
@@ -82,7 +85,11 @@ def parse_command_line(argv: list[str]) -> Request:
 
 def _assignments(words: list[str]) -> list[tuple[str, str]]:
     if words and words[0] != "with":
-        raise ConfigError(f"'with' is missing before {words[0]!r}; the form is: ... with key=value ...")
+        other = hint(words[0].partition("=")[0], [re.split("[= ]", form)[0] for form in FORMS], cutoff=0.7)
+        raise ConfigError(
+            f"'with' is missing before {words[0]!r}; the form is: main.py ... with key=value"
+            + (f", or main.py and one of: {', '.join(FORMS)}." if other else ".")
+        )
     pairs = []
     for word in words[1:]:
         key, equals, value = word.partition("=")
@@ -117,6 +124,10 @@ def compose(request: Request) -> dict[str, Any]:
         config = _merge(config, load(CONFIG_DIR / f"{name}.yaml"))
     for layer in _algorithm(str(request.alg)):
         config = _merge(config, layer)
+    for key, value in request.assignments:
+        if key == "env" and value != config["env"]:
+            names = ", ".join(available("envs"))
+            raise ConfigError(f"env={value} can't be set by itself: choose one by --env-config: {names}.")
     return change(config, request.assignments)
 
 

@@ -25,7 +25,10 @@ def read(cls: type[T], args: Any) -> T:
             value = getattr(args, field.name)
             values[field.name] = _checked(value, hints[field.name], field.name, cls.__name__)
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"the configuration lacks the key {field.name!r}, which {cls.__name__} needs")
+            raise ValueError(
+                f"the configuration lacks the key {field.name!r}, which {cls.__name__} needs: it"
+                " stands in the files of algorithms that use it (src/config/algs)"
+            )
     return cls(**values)
 
 

@@ -136,6 +136,14 @@ BAD = {
     "report on two metrics": (["report", "--metric", "loss", "wm_obs_loss"], "one --metric"),
     "no best run": (["best", "--top", "0"], "'0' is no whole number from 1 on"),
     "negative step": (["table", "--at", "-5"], "--at"),
+    "half a step": (["table", "--at", "0.5"], "'0.5' is no whole number from 0 on"),
+    "one of two selected": (["list", "--map", "3m", "9m"], "no run with map '9m'"),
+    "a misspelt one of two": (["list", "--alg", "qmix", "mapo"], "'mapo' (did you mean mappo?)"),
+    "a seed too many": (["list", "--seed", "0", "9"], "no run with seed 9"),
+    "nobody so far": (
+        ["plot", "--kind", "profile", "--at", "1e6", "--out", "a.png"], "end before step 1,000,000"
+    ),
+    "two places": (["list", "--mongo", "mongodb://here"], "--dir"),
     "nothing selected": (["list", "--map", "9m"], "no run with map '9m'"),
     "unknown key": (["list", "--key", "lrr=1"], "did you mean lr"),
     "broken day": (["list", "--since", "yesterday"], "2030-12-31"),
@@ -164,8 +172,9 @@ def test_bad_input_is_one_sentence(folder, capsys, monkeypatch, tmp_path, case):
     monkeypatch.delenv("MONGO_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     (command, *words), expected = BAD[case]
+    elsewhere = ("unknown command", "no folder", "no address", "wrong address")
     place = [str(folder)] if command == "verify" else ["--dir", str(folder)]
-    code = results.main([command, *([] if case in ("unknown command", "no folder") else place), *words])
+    code = results.main([command, *([] if case in elsewhere else place), *words])
     err = capsys.readouterr().err
     assert code == 2
     assert err.startswith("error: ")

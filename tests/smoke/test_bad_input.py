@@ -12,7 +12,10 @@ GYMMA = ["--config=qmix", "--env-config=gymma", "with"]
 CASES = {
     "algorithm": (["--config=qmxi", "--env-config=smax"], ["'qmxi'", "mean qmix?", *available("algs")]),
     "environment": (["--config=qmix", "--env-config=smx"], ["'smx'", "mean smax?", *available("envs")]),
-    "environment by key": ([*SMAX, "env=smx"], ["smx", "smax"]),
+    "environment by key": ([*SMAX, "env=smx"], ["smx", "--env-config", "smax"]),
+    "another environment by key": ([*SMAX, "env=sc2"], ["env=sc2", "--env-config"]),
+    "check of two": (["check", "sc2", "--env-config=smax"], ["--env-config=smax", "check ENV"]),
+    "evaluation by name": (["evaluate", "results/x"], ["'evaluate'", "evaluate=DIRECTORY"]),
     "no algorithm": (["--env-config=smax"], ["--config", "qmix"]),
     "no environment": (["--config=qmix"], ["--env-config", "smax"]),
     "nothing": ([], ["--config"]),
