@@ -29,6 +29,10 @@ class CandidatesConfig:
 class Candidates:
     """Chooses imagined states by the error predicted for what follows from them.
 
+    The predictor learns the errors of the model that gradients move, and judges states of the one that
+    imagines. They are the same where ``wm_averaging`` is 0 (MAG); else the second averages the first (MAG
+    small).
+
     Of the dead nothing is seen, so little is got wrong: if they counted, the candidates in which most die
     would be chosen. Hence candidates share who lives, and errors are those of the living.
 

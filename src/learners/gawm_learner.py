@@ -207,7 +207,7 @@ class GAWMLearner:
     def _actor_memory(self, data: Trajectories, state: LatentState) -> Tensor:
         """The policy's recurrent state before each observation, (B, T, n, hidden)."""
         _, hiddens = self.mac.run_agent(self.mac.policy_inputs(data.obs, state.features))
-        return delayed(hiddens)
+        return delayed(hiddens, self.mac.initial_hidden(len(hiddens)))
 
     def _log(self, t_env: int) -> None:
         for key, value in self.statistics.take().items():

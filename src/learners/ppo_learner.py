@@ -18,6 +18,7 @@ from utils.clocks import Every
 from utils.guards import check_all_finite
 from utils.rl_utils import (
     clipped_surrogate,
+    delayed,
     lambda_returns,
     log_softmax,
     masked_mean,
@@ -63,7 +64,7 @@ class PPOConfig:
     normalise_values: bool
     """The critic predicts returns in running standard deviations."""
     standardise_rewards: bool
-    """Rewards are taken in running standard deviations."""
+    """Rewards are scaled to mean 0 and deviation 1, by running statistics."""
     learner_log_interval: int
     """Environment steps between two logs."""
     device: Any
@@ -115,7 +116,8 @@ class PPOLearner:
         check_all_finite(mean, t_env)
         self.training_steps += len(stats)
         if logs:
-            for key, value in {**mean, **self._data_stats(data)}.items():
+            mean["target_mean"] = masked_mean(data["returns"], data["mask"])
+            for key, value in mean.items():
                 self.logger.log_stat(key, value.item(), t_env)
             self.logger.log_stat("updates", self.training_steps, t_env)
 
@@ -163,7 +165,7 @@ class PPOLearner:
         steps["old_log_pi"] = taken(log_softmax(logits), steps["actions"])
         critic_inputs = self.critic.inputs(batch)
         steps["critic_inputs"] = critic_inputs[:, :-1]
-        before = torch.cat([self.mac.initial_hidden(batch.batch_size).unsqueeze(1), hiddens[:, :-1]], dim=1)
+        before = delayed(hiddens, self.mac.initial_hidden(batch.batch_size))
         return {"hidden": before}, self.critic.values(critic_inputs).squeeze(-1)
 
     def _rewards(self, batch: EpisodeBatch, mask: Tensor) -> Tensor:
@@ -215,12 +217,6 @@ class PPOLearner:
         outputs, _ = self.mac.run_agent(data["agent_inputs"], data["hidden"])
         logits = self.mac.masked(outputs, data["avail_actions"])
         return logits, self.critic.values(data["critic_inputs"]).squeeze(-1)
-
-    def _data_stats(self, data: Chunks) -> dict[str, Tensor]:
-        return {
-            "advantage_mean": masked_mean(data["advantages"], data["deciding"]),
-            "target_mean": masked_mean(data["returns"], data["mask"]),
-        }
 
     # state
 

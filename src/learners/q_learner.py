@@ -46,7 +46,7 @@ class QConfig:
     target_update_interval_or_tau: float
     """Above 1: updates between two copies to the target network. Otherwise: share mixed in at each update."""
     standardise_rewards: bool
-    """Rewards are taken in running standard deviations."""
+    """Rewards are scaled to mean 0 and deviation 1, by running statistics."""
     learner_log_interval: int
     """Environment steps between two logs."""
     device: Any

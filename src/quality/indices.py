@@ -20,6 +20,7 @@ from quality.probe import Probe, fit_probe
 
 GPE = ("obs", "reward", "continue")
 GCI = ("reward", "continue", "state")
+MEAN = "mean_predictor"  # the error of who always predicts the mean of all records
 CHUNK = 512  # windows that are imagined at once
 RESAMPLES = 1000  # of the episodes, for intervals
 PERCENTILES = (2.5, 97.5)
@@ -27,12 +28,16 @@ PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Variances:
-    """Of each quantity over all recorded play, summed over its entries: the unit of squared errors."""
+    """Of each quantity over all recorded play, summed over its entries: the unit of squared errors; and the
+    means that they are taken around."""
 
     obs: float  # of the living
     reward: float
     continues: float
     state: float
+    mean_obs: Tensor  # (obs_size,)
+    mean_reward: Tensor
+    mean_continues: Tensor
 
     @classmethod
     def of(cls, data: HeldOut) -> Variances:
@@ -43,14 +48,18 @@ class Variances:
         """
         arrived = data.filled.clone()
         arrived[:, 0] = False
+        seen, reward, continues = data.obs[alive(data.obs)], data.reward[arrived], data.continues[arrived]
         found = cls(
-            obs=_variance(data.obs[alive(data.obs)]),
-            reward=_variance(data.reward[arrived].unsqueeze(-1)),
-            continues=_variance(data.continues[arrived].unsqueeze(-1)),
+            obs=_variance(seen),
+            reward=_variance(reward.unsqueeze(-1)),
+            continues=_variance(continues.unsqueeze(-1)),
             state=_variance(data.state[data.filled]),
+            mean_obs=seen.mean(dim=0),
+            mean_reward=reward.mean(),
+            mean_continues=continues.mean(),
         )
-        for name, value in vars(found).items():
-            if not value > 0:
+        for name in ("obs", "reward", "continues", "state"):
+            if not getattr(found, name) > 0:
                 raise ValueError(f"'{name}' never changes in the recorded play: record more.")
         return found
 
@@ -100,6 +109,7 @@ def measure(model: OpenLoopModel, data: HeldOut, horizon: int = 15) -> dict[str,
         "gpe": _index({name: tallies["gpe", name] for name in GPE}),
         "gci": _index({name: tallies["gci", name] for name in GCI}),
         "probe_error": _index({"state": tallies["probe", "state"]}),
+        MEAN: _index({name: tallies[MEAN, name] for name in GPE}),
     }
 
 
@@ -112,7 +122,8 @@ def _tally(
     model: OpenLoopModel, probe: Probe, data: HeldOut, variances: Variances, horizon: int
 ) -> dict[tuple[str, str], Tally]:
     """Imagine from every record that was acted on, and compare with what followed."""
-    names = [("gpe", name) for name in GPE] + [("gci", name) for name in GCI] + [("probe", "state")]
+    parts = {"gpe": GPE, "gci": GCI, "probe": ("state",), MEAN: GPE}
+    names = [(index, part) for index, of_it in parts.items() for part in of_it]
     tallies = {name: Tally(len(data.obs), horizon) for name in names}
     states = model.condition(data.obs, data.actions)
     acted_on = torch.nn.functional.pad(data.filled[:, 1:], (0, 1))  # (E, T): a record follows
@@ -142,11 +153,15 @@ def _compare(
     """What was imagined of records ``at`` (episodes, times; W each): names, sums of squares (W,), counts."""
     expected, read = model.outlook(state.features), probe.read(state.features)
     living = alive(data.obs[at])
-    errors = (expected.obs - data.obs[at]).square().sum(dim=-1)
-    yield ("gpe", "obs"), (errors * living).sum(dim=-1) / unit.obs, living.sum(dim=-1)
-    yield ("gpe", "reward"), (expected.reward.mean(dim=-1) - data.reward[at]).square() / unit.reward, None
-    missed = expected.continues.mean(dim=-1) - data.continues[at]
-    yield ("gpe", "continue"), missed.square() / unit.continues, None
+    rewards, continues = expected.reward.mean(dim=-1), expected.continues.mean(dim=-1)
+    for index, obs, reward, goes_on in (
+        ("gpe", expected.obs, rewards, continues),
+        (MEAN, unit.mean_obs, unit.mean_reward, unit.mean_continues),
+    ):
+        errors = (obs - data.obs[at]).square().sum(dim=-1)
+        yield (index, "obs"), (errors * living).sum(dim=-1) / unit.obs, living.sum(dim=-1)
+        yield (index, "reward"), (reward - data.reward[at]).square() / unit.reward, None
+        yield (index, "continue"), (goes_on - data.continues[at]).square() / unit.continues, None
     yield ("gci", "reward"), expected.reward.var(dim=-1, correction=0) / unit.reward, None
     yield ("gci", "continue"), expected.continues.var(dim=-1, correction=0) / unit.continues, None
     yield ("gci", "state"), read.var(dim=-2, correction=0).sum(dim=-1) / unit.state, None

@@ -14,7 +14,7 @@ from checkpoints import Checkpoint, CheckpointStore
 from modules.world_models.world_model import WorldModel, WorldModelConfig
 from quality.command import FORMS, INDICES, RECORD, RESULT
 from quality.held_out import TASK, HeldOut, load
-from quality.indices import measure
+from quality.indices import MEAN, measure
 from quality.open_loop import Measured
 from run import CHECKPOINTS, misfit
 from utils.constraints import ConfigError
@@ -114,6 +114,9 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         whole = result[name]["per_horizon"]
         panel.plot(result["horizons"], whole["value"], color="black", lw=2, label="mean")
         panel.fill_between(result["horizons"], whole["low"], whole["high"], color="black", alpha=0.15, lw=0)
+        if name == "gpe":
+            reference = result[MEAN]["per_horizon"]["value"]
+            panel.plot(result["horizons"], reference, color="0.5", ls="--", label="predicting the mean")
         panel.set(title=plots.LABELS[name], xlabel=plots.X_LABELS["horizon"], ylim=(0, None))
         panel.set_ylabel("standard deviations")
         panel.xaxis.get_major_locator().set_params(integer=True)

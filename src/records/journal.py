@@ -29,6 +29,7 @@ FILE = "journal.jsonl"
 HEARTBEAT = 1.0  # seconds between two heartbeats of a living run
 DEAD_AFTER = 60.0  # seconds without a heartbeat after which a run counts as dead
 UID_LENGTH = 8
+CURRENT = ("config", "command", "host", "git", "versions")  # what a resume renews
 
 Event = dict[str, Any]
 
@@ -113,7 +114,7 @@ class Record:
         elif kind == "artifact":
             self.artifacts = [a for a in self.artifacts if a["name"] != event["name"]] + [event]
         elif kind == "resumed":
-            self.started = {**self.started, "config": event.get("config", self.config)}
+            self.started = {**self.started, **{key: event[key] for key in CURRENT if key in event}}
             self._truncate(event["keep"])
         elif kind == "ended":
             self.ended = event

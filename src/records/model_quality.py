@@ -44,9 +44,10 @@ def _on_other_play(chosen: Sequence[Run], found: Found) -> list[str]:
     for run in chosen:
         if run.run in found:
             about = {key: value for key, value in found[run.run]["dataset"].items() if key != "file"}
+            about["horizons"] = found[run.run]["horizons"]
             play.setdefault(run.map, set()).add(json.dumps(about, sort_keys=True))
     return [
-        f"Not comparable: on {task} runs were measured on {len(kinds)} different sets of play."
+        f"Not comparable: on {task} runs were measured on different play, or over different horizons."
         for task, kinds in sorted(play.items())
         if len(kinds) > 1
     ]

@@ -240,6 +240,9 @@ def notices(chosen: Sequence[Run]) -> list[str]:
                     f"{alg} on {task} has seed {', '.join(map(str, twice))} more than once; each run counts."
                 )
             lines += _mixed(there, f"{alg} on {task}", free)
+            commits = sorted({run.commit[:8] for run in there if run.commit})
+            if len(commits) > 1:
+                lines.append(f"The runs of {alg} on {task} are of different commits: {', '.join(commits)}.")
     builds = sorted({run.build for run in chosen if run.build})
     if len(builds) > 1:
         lines.append(f"There are results of different StarCraft II builds, kept apart: {', '.join(builds)}.")

@@ -46,9 +46,10 @@ def taken(of_all: Tensor, actions: Tensor) -> Tensor:
     return of_all.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
-def delayed(values: Tensor) -> Tensor:
-    """`values` (batch, T, ...) one step later: zeros at the first step, and the last ones are left out."""
-    return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], dim=1)
+def delayed(values: Tensor, first: Tensor | None = None) -> Tensor:
+    """`values` (batch, T, ...) one step later: `first` (batch, ...), or zeros, then all but the last."""
+    start = torch.zeros_like(values[:, :1]) if first is None else first.unsqueeze(1)
+    return torch.cat([start, values[:, :-1]], dim=1)
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, eps_clip: float) -> Tensor:

@@ -91,6 +91,24 @@ def test_a_known_error_is_found_in_units_of_the_data(data):
     assert found["mean"]["value"] == pytest.approx(whole.mean(), rel=1e-5)
 
 
+def test_who_predicts_the_mean_is_measured_on_the_same_windows(data):
+    """A model that predicts the mean of all records whatever happens errs just so much."""
+    means = {
+        "obs": data.obs[(data.obs != 0).any(dim=-1)].mean(dim=0),
+        "reward": data.reward[:, 1:][data.filled[:, 1:]].mean(),
+        "continues": data.continues[:, 1:][data.filled[:, 1:]].mean(),
+    }
+
+    class Mean(Oracle):
+        def outlook(self, features):
+            shape = features.shape[:2]
+            return Outlook(*(value.expand(*shape, *value.shape) for value in means.values()))
+
+    found = measure(Mean(data), data, horizon=4)
+    for part, curve in found["gpe"]["parts"].items():
+        assert curve["per_horizon"] == found["mean_predictor"]["parts"][part]["per_horizon"]
+
+
 def test_a_known_disagreement_is_found_and_is_no_error_of_the_team(data):
     found = measure(Oracle(data, disagreement=0.4), data, horizon=5)
     arrived = data.filled.clone()

@@ -23,8 +23,9 @@ def _beat(monkeypatch):
     monkeypatch.setitem(SETTINGS, "CAPTURE_MODE", "no")
 
 
-def _run(root: Path, body, **resumed) -> JournalObserver:
-    observer = JournalObserver(root, ["--config=qmix"], {"python": "3.11"}, **resumed)
+def _run(root: Path, body, simulator: str = "", **resumed) -> JournalObserver:
+    versions = {"python": "3.11", **({"simulator": simulator} if simulator else {})}
+    observer = JournalObserver(root, ["--config=qmix"], versions, **resumed)
     experiment = Experiment("qmix", save_git_info=False)
     experiment.add_config(CONFIG)
     experiment.observers.append(observer)
@@ -130,9 +131,11 @@ def test_what_a_resume_changes_is_part_of_the_record(tmp_path, monkeypatch):
     first = _run(tmp_path, lambda run, observer: None)
     monkeypatch.setitem(CONFIG, "t_max", 2000)
     monkeypatch.setitem(CONFIG, "resume", str(first.dir))
-    _run(tmp_path, lambda run, observer: None, resumed=first.dir, keep=0)
-    config = read_journal(first.dir).config
-    assert (config["t_max"], config["resume"]) == (2000, None)
+    _run(tmp_path, lambda run, observer: None, simulator="2", resumed=first.dir, keep=0)
+    record = read_journal(first.dir)
+    assert (record.config["t_max"], record.config["resume"]) == (2000, None)
+    assert record.started["versions"]["simulator"] == "2"
+    assert json.loads((first.dir / "versions.json").read_text())["simulator"] == "2"
     assert json.loads((first.dir / "config.json").read_text())["t_max"] == 2000
 
 

@@ -83,7 +83,8 @@ def test_filters(stores, place):
     [
         (Filter(alg=("qmxi",)), ["no run with alg 'qmxi'", "mean qmix?", "mappo"]),
         (Filter(seed=(7,)), ["seed 7", "there are: 0, 1, 2"]),
-        (Filter(alg=("a", "b")), ["alg a or b"]),
+        (Filter(alg=("qmix", "mapo")), ["no run with alg 'mapo'", "mean mappo?"]),
+        (Filter(status=("FAILED", "DIED")), ["status FAILED or DIED"]),
         (Filter(keys=("lrr=1",)), ["configuration key 'lrr'", "mean lr?"]),
         (Filter(keys=("lr=1",)), ["lr", "'1'", "0.0005"]),
         (Filter(keys=("lr",)), ["key=value"]),

@@ -106,6 +106,8 @@ def test_log_softmax_is_torchs_with_its_gradient(outcomes):
 def test_what_is_delayed_comes_a_step_later():
     values = torch.arange(1.0, 7.0).view(1, 3, 2)
     assert delayed(values).tolist() == [[[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]]]
+    first = torch.tensor([[7.0, 8.0]])
+    assert delayed(values, first).tolist() == [[[7.0, 8.0], [1.0, 2.0], [3.0, 4.0]]]
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,12 @@ def _terms(
     everywhere = torch.ones_like(living)
     acted = has_past(data.is_first).unsqueeze(-1).expand_as(living)
     kl_prior, kl_posterior = model.latents.balanced_kl(posterior, model.prior(state.h))
-    kl = config.wm_kl_prior * kl_prior + config.wm_kl_posterior * kl_posterior
+    kl_weight = config.wm_kl_prior + config.wm_kl_posterior
+    kl = torch.lerp(kl_posterior, kl_prior, config.wm_kl_prior / kl_weight if kl_weight else 0.0)
     reward, continues = (x.unsqueeze(-1).expand_as(living) for x in (data.trend, data.continues))
     may = _log_odds_loss(predicted.sight.avail_logits, data.avail_actions.float()).sum(dim=-1)
     terms = {
-        "wm_kl": _Term(kl, living),
+        "wm_kl": _Term(kl, living, kl_weight),
         "wm_obs_loss": _Term(
             _obs_losses(model, predicted.sight.obs, data.obs, living), living, config.wm_obs_scale
         ),
