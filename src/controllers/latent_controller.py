@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.episode_buffer import EpisodeBatch
 from controllers.basic_controller import BasicMAC
@@ -29,8 +29,7 @@ class LatentMAC(BasicMAC):
 
     The features depend on what the other agents did and saw before, so the agents communicate. The model is
     trained by the learner that the controller is given to; here it only acts. ``hidden_states`` holds the
-    features of the step before, (batch, n_agents, feature_size), zeros at an episode's start: no latent looks
-    like that.
+    features of the step before and a one, (batch, n_agents, feature_size + 1); zeros at an episode's start.
     """
 
     def __init__(self, scheme: dict[str, Any], groups: dict[str, int], args: Any) -> None:
@@ -45,20 +44,21 @@ class LatentMAC(BasicMAC):
         avail_actions = ep_batch["avail_actions"][:, t]
         actions = ep_batch["actions"][:, max(t - 1, 0), :, 0]
         features = self._perceive(ep_batch["obs"][:, t], actions).features
-        self.hidden_states = features
+        self.hidden_states = nn.functional.pad(features, (0, 1), value=1.0)
         logits, _ = self.run_agent(self.agent_inputs(features).unsqueeze(1))
         return self.masked(logits[:, 0], avail_actions).softmax(dim=-1)
 
     def _perceive(self, obs: Tensor, actions: Tensor) -> LatentState:
         """The posterior state after `actions` (batch, n_agents) led from the step before to `obs`."""
-        h, z = self.hidden_states.split([self.world_model.width, self.world_model.latents.size], dim=-1)
-        goes_on = z.flatten(1).any(dim=1)[:, None, None]
-        return self.world_model.perceive(obs, self.world_model.advance(LatentState(h, z), actions) * goes_on)
+        model = self.world_model
+        h, z, goes_on = self.hidden_states.split([model.width, model.latents.size, 1], dim=-1)
+        return model.perceive(obs, model.advance(LatentState(h, z), actions) * goes_on)
 
     def init_hidden(self, batch_size: int) -> None:
         """Starts `batch_size` episodes."""
         some_weight = next(self.world_model.parameters())
-        self.hidden_states = some_weight.new_zeros(batch_size, self.n_agents, self.world_model.feature_size)
+        size = self.world_model.feature_size + 1
+        self.hidden_states = some_weight.new_zeros(batch_size, self.n_agents, size)
 
     def reset_hidden(self, mask: Tensor) -> None:
         """Restarts the batch entries where `mask` (batch,) bool is set."""

@@ -49,7 +49,7 @@ def play(mac: LatentMAC, batch: EpisodeBatch, seed: int = 2) -> tuple[torch.Tens
     """Probabilities and features of all steps, each step acted on by itself."""
     torch.manual_seed(seed)
     mac.init_hidden(batch.batch_size)
-    steps = [(mac.forward(batch, t), mac.hidden_states) for t in range(batch.max_seq_length)]
+    steps = [(mac.forward(batch, t), mac.hidden_states[..., :-1]) for t in range(batch.max_seq_length)]
     probabilities, features = zip(*steps, strict=True)
     return torch.stack(probabilities, dim=1), torch.stack(features, dim=1)
 
@@ -70,6 +70,14 @@ def test_acting_runs_the_model_as_learning_does(obs_fusion: bool) -> None:
     assert torch.allclose(features, observe(mac, batch, is_first), atol=1e-5)
 
 
+def test_a_step_at_which_nobody_sees_anything_begins_no_episode() -> None:
+    mac, batch = make_mac(), make_episodes()
+    batch["obs"][:, 2] = 0
+    is_first = torch.zeros(B, T, dtype=torch.bool)
+    is_first[:, 0] = True
+    assert torch.allclose(play(mac, batch)[1], observe(mac, batch, is_first), atol=1e-5)
+
+
 @torch.no_grad()
 def test_a_restarted_slot_forgets_and_the_others_go_on() -> None:
     mac, batch = make_mac(), make_episodes()
@@ -84,7 +92,7 @@ def test_a_restarted_slot_forgets_and_the_others_go_on() -> None:
         if t == 3:
             mac.reset_hidden(ended)
         mac.forward(batch, t)
-        features.append(mac.hidden_states)
+        features.append(mac.hidden_states[..., :-1])
     assert torch.allclose(torch.stack(features, dim=1), observe(mac, batch, is_first), atol=1e-5)
 
 
