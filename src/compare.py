@@ -199,7 +199,7 @@ def compare(done: Mapping[Job, Path], steps: int, out: Path) -> tuple[str, list[
     chosen = query.select(store, query.Filter(runs=tuple(str(directory) for directory in done.values())))
 
     def curves(metric: str) -> "pd.DataFrame":
-        return up_to(query.curves(store, chosen, metric), steps)
+        return query.up_to(query.curves(store, chosen, metric), steps)
 
     metric = query.metric_of(chosen, None)
     frame = curves(metric)
@@ -222,12 +222,6 @@ def _late(frame: "pd.DataFrame", steps: int) -> list[str]:
         f"{alg} on {task} counts with tests of up to {step:,} steps, the first from {steps:,} on."
         for (task, alg), step in late.items()
     ]
-
-
-def up_to(frame: "pd.DataFrame", steps: int) -> "pd.DataFrame":
-    """Return each run's points before ``steps`` and the first one from there on."""
-    reached = frame["t_env"].ge(steps).groupby(frame["run"]).cumsum()
-    return frame[reached <= 1]
 
 
 def table(frame: "pd.DataFrame", *updates: "pd.DataFrame") -> "pd.DataFrame":

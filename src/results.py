@@ -51,7 +51,7 @@ CURVES, QUALITY, SCORES = (
     ("aggregate", "profile", "improvement"),
 )  # kinds of pictures
 USED_BY = {  # options of `plot`: their defaults, and the kinds of pictures that use them
-    "at": (None, SCORES),
+    "at": (None, CURVES + SCORES),
     "metric": (None, ("curves", *SCORES)),
     "x": ("t_env", CURVES),
     "band": ("iqm", CURVES + QUALITY),
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
             )
         if name in ("table", "plot"):
             command.add_argument(
-                "--at", type=whole, metavar="STEP", help="compare at this step, not at the end"
+                "--at", type=whole, metavar="STEP", help="compare at this step, draw curves up to it"
             )
         if name in FORMATS:
             command.add_argument("--format", choices=FORMATS[name], default="table")
@@ -295,6 +295,8 @@ def _plot_curves(given: argparse.Namespace, store: "Store", chosen: "list[Run]")
         raise ConfigError("None of these runs recorded losses of a world model.")
     names = [query.metric_of(chosen, metric) for metric in metrics]
     frames = {name: query.curves(store, chosen, name, times=given.x == "hours") for name in names}
+    if given.at is not None:
+        frames = {name: query.up_to(frame, given.at) for name, frame in frames.items()}
     notes = query.notices(chosen)
     if given.x == "hours":
         notes += [line for frame in frames.values() for line in query.without_times(frame)]

@@ -181,6 +181,12 @@ def curves(store: Store, chosen: Sequence[Run], metric: str, times: bool = True)
     return pd.DataFrame(columns | {"t_env": steps, "seconds": (at - started).round(3), "value": values})
 
 
+def up_to(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
+    """Return each run's points before ``steps`` and the first one from there on."""
+    reached = frame["t_env"].ge(steps).groupby(frame["run"]).cumsum()
+    return frame[reached <= 1]
+
+
 def _curve_name(run: Run) -> str:
     """The algorithm, and the build that it played on if there is one: their results never share a curve."""
     return run.alg if run.build is None else f"{run.alg} (StarCraft II {run.build})"

@@ -367,3 +367,12 @@ def test_a_wrong_password_is_one_sentence(tmp_path):
         assert MongoStore(server.uri).runs() == []
     finally:
         server.kill()
+
+
+def test_curves_up_to_a_step_end_with_the_first_point_from_there_on(folder):
+    store = FolderStore([folder])
+    chosen = select(store, Filter(alg=("qmix",), map=("3m",)))
+    frame = query.curves(store, chosen, "test_battle_won_mean")
+    for step in (500, 1000):
+        assert query.up_to(frame, step).groupby("run")["t_env"].apply(list).tolist() == [[0, 1000]] * 3
+    assert query.up_to(frame, 10**6).equals(frame)

@@ -103,6 +103,7 @@ PLOTS = {
     "median.pdf": [*BOTH, "--band", "median"],
     "two.svg": [*BOTH, "--metric", "loss", "test_battle_won_mean", "--x", "hours"],
     "losses.png": ["--kind", "losses"],
+    "first_steps.png": [*BOTH, "--at", "1000"],
     "aggregate.png": ["--kind", "aggregate", *BOTH],
     "profile.png": ["--kind", "profile", *BOTH, "--at", "1000"],
     "improvement.png": ["--kind", "improvement", *BOTH],
@@ -149,7 +150,9 @@ BAD = {
     "broken day": (["list", "--since", "yesterday"], "2030-12-31"),
     "picture's form": (["plot", "--out", "curves.gif"], ".png"),
     "unwritable": (["list", "--out", "/dev/null/x"], "can't be written"),
-    "an option for others": (["plot", "--at", "9", "--out", "a.png"], "has no use for --at; aggregate"),
+    "an option for others": (
+        ["plot", "--kind", "quality", "--at", "9", "--out", "a.png"], "has no use for --at; curves"
+    ),
     "a metric of losses": (
         ["plot", "--kind", "losses", "--metric", "loss", "--out", "a.png"], "no use for --metric"
     ),
