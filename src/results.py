@@ -45,11 +45,9 @@ FORMATS = {
     "best": ("table", "csv", "json"),
     "quality": ("table", "csv", "json"),
 }
-CURVES, QUALITY, SCORES = (
-    ("curves", "losses"),
-    ("quality",),
-    ("aggregate", "profile", "improvement"),
-)  # kinds of pictures
+# Kinds of pictures
+CURVES, QUALITY = ("curves", "losses"), ("quality",)
+SCORES = ("aggregate", "profile", "improvement")
 USED_BY = {  # options of `plot`: their defaults, and the kinds of pictures that use them
     "at": (None, CURVES + SCORES),
     "metric": (None, ("curves", *SCORES)),
@@ -272,7 +270,7 @@ def _quality(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> 
     from records import model_quality
 
     found, notes = model_quality.read(chosen)
-    _print(given, model_quality.table(chosen, found))
+    _print(given, model_quality.table(found))
     return notes
 
 
@@ -313,7 +311,7 @@ def _plot_quality(given: argparse.Namespace, store: "Store", chosen: "list[Run]"
     from records import model_quality, plots
 
     found, notes = model_quality.read(chosen)
-    plots.draw_curves(model_quality.curves(chosen, found), given.out, given.band, x="horizon")
+    plots.draw_curves(model_quality.curves(found), given.out, given.band, x="horizon")
     return notes
 
 
