@@ -14,15 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from jaxmarl.environments.smax.heuristic_enemy import (
-    create_heuristic_policy,
-    get_heuristic_policy_initial_state,
-)
 
 from envs.batched_env import View
 from envs.smax import BatchedSMAX
 from envs.smax_scenarios import SCENARIOS, UNITS, Scenario
-from envs.smax_simulator import make_simulator
+from envs.smax_simulator import heuristic_enemy, make_simulator
 
 MAP_SIZE = 32.0  # width and height
 STEP = 0.5  # seconds of one joint step
@@ -130,14 +126,14 @@ class Closest:
     walks to one that is visible, else to the enemy's side. For battles that start together."""
 
     def __init__(self, scenario: Scenario):
-        policy = create_heuristic_policy(make_simulator(scenario, "closest")._env, team=0)
+        policy = heuristic_enemy.create_heuristic_policy(make_simulator(scenario, "closest")._env, team=0)
         self._act = jax.jit(jax.vmap(jax.vmap(policy)))
         self._memory: Any = None
 
     def __call__(self, view: View, rng: np.random.Generator) -> np.ndarray:
         shape = view.obs.shape[:2]
         if self._memory is None:
-            start = get_heuristic_policy_initial_state()
+            start = heuristic_enemy.get_heuristic_policy_initial_state()
             self._memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), start)
         keys = jax.random.split(jax.random.PRNGKey(rng.integers(2**31)), shape)
         actions, self._memory = self._act(keys, self._memory, jnp.asarray(view.obs.numpy()))

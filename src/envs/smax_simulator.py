@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,10 +13,24 @@ from jax import Array
 
 from envs.smax_scenarios import UNITS, Choke, Scenario
 
-# An optional part of the package replaces sys.stdout for good when it is imported, so it is not; and what the
-# package prints about optional parts is of no use here.
-sys.modules.setdefault("jaxmarl.environments.mabrax", None)  # type: ignore[arg-type]
-with contextlib.redirect_stdout(io.StringIO()):
+
+@contextmanager
+def _unopened(*packages: str) -> Iterator[None]:
+    """Modules of these packages can be imported without what the packages themselves import."""
+    closed = []
+    for name in packages:
+        if name not in sys.modules and (spec := find_spec(name)):
+            sys.modules[name] = module_from_spec(spec)
+            closed.append(name)
+    yield
+    for name in closed:  # whoever wants the whole package gets it
+        del sys.modules[name]
+
+
+# The package itself imports some twenty other environments, which takes seconds, and one of which replaces
+# sys.stdout for good.
+with _unopened("jaxmarl", "jaxmarl.environments"):
+    from jaxmarl.environments.smax import heuristic_enemy as heuristic_enemy
     from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
     from jaxmarl.environments.smax.smax_env import SMAX
     from jaxmarl.environments.smax.smax_env import Scenario as JaxScenario

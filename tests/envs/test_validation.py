@@ -71,3 +71,13 @@ def test_neither_jax_nor_torch_is_imported():
         "assert not {'jax', 'torch', 'jaxmarl'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd="src", check=True)
+
+
+def test_only_the_simulator_is_imported_of_all_the_environments_beside_it():
+    code = (
+        "import sys; out = sys.stdout; import envs.smax;"
+        "beside = [name for name in sys.modules if name.startswith('jaxmarl.environments.')];"
+        "assert 'jaxmarl.environments.smax' in beside and len(beside) < 10, beside;"
+        "assert sys.stdout is out and not {'matplotlib', 'jaxmarl'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd="src", check=True)

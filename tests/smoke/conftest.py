@@ -43,18 +43,11 @@ class CommandLine:
         return self.run(self.words(alg, env, *assignments))
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the runs of all tests share what jax compiles."""
-    return tmp_path_factory.mktemp("compiled")
-
-
 @pytest.fixture
-def command_line(tmp_path: Path, compiled: Path) -> CommandLine:
+def command_line(tmp_path: Path) -> CommandLine:
     cwd = tmp_path / "elsewhere"
     cwd.mkdir()
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return CommandLine(tmp_path / "results", cwd, os.environ | cache)
+    return CommandLine(tmp_path / "results", cwd, dict(os.environ))
 
 
 @pytest.fixture

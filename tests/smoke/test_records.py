@@ -14,7 +14,7 @@ SERVER = ROOT / "tests" / "records" / "mongo_server.py"
 TINY = [
     "env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20", "runner=episode",
     "t_max=200", "test_interval=100", "test_nepisode=2", "hidden_dim=16", "batch_size=4", "buffer_size=16",
-    "cpu_threads=1",
+    "cpu_threads=1", "final_test_nepisode=2",
 ]  # fmt: skip
 
 
