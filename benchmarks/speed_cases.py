@@ -307,6 +307,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "smax_8m_8_gru": partial(recurrent_play, 8),
     "smax_8m_64_gru": partial(recurrent_play, 64),
     "run_qmix_2s3z": partial(whole_run, "qmix", "2s3z", steps=2000, warm_up=6000),
+    "run_qmix_2s3z_seldom": partial(  # an update per eight episodes, as EPyMARL's parallel runner has it
+        whole_run, "qmix", "2s3z", steps=4000, warm_up=6000, steps_per_update=400
+    ),
     "run_mappo_2s3z": partial(whole_run, "mappo", "2s3z", steps=3000, warm_up=3000),
     "run_gawm_small_3m": partial(  # at the mean pace of its 50,000 steps
         whole_run,

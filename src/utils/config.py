@@ -18,16 +18,15 @@ import yaml
 from utils.command_line import Parser
 from utils.constraints import ConfigError, Constraints, hint, unknown
 
-OTHER_FORMS = """what else main.py does:
-  main.py with resume=DIRECTORY           go on with a run
-  main.py evaluate=DIRECTORY              play its policy (checkpoint=best|last|STEP episodes=1000 render=gif)
-  main.py record_dataset=DIRECTORY        record play to measure world models on (checkpoint=best|last|STEP
-                                          episodes=128 dataset=FILE)
-  main.py evaluate_world_model=DIRECTORY  measure the model of a run on it (checkpoint=last|STEP horizon=15
-                                          dataset=FILE)
-  main.py check sc2|sc2v2                 tell what an environment needs and lacks
-"""
-FORMS = ("evaluate=DIRECTORY", "record_dataset=DIRECTORY", "evaluate_world_model=DIRECTORY", "check sc2")
+OTHER_FORMS = {  # what main.py takes instead of --config and --env-config
+    "with resume=DIRECTORY": "go on with a run",
+    "evaluate=DIRECTORY": "play its policy [checkpoint=best|last|STEP] [episodes=1000] [render=gif]",
+    "record_dataset=DIRECTORY": "record play to measure world models on [checkpoint=best|last|STEP]"
+    " [episodes=128] [dataset=FILE]",
+    "evaluate_world_model=DIRECTORY": "measure the model of a run on it [checkpoint=last|STEP] [horizon=15]"
+    " [dataset=FILE]",
+    "check sc2|sc2v2": "tell what an environment needs and lacks",
+}
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
 WORDS = {"null": None, "none": None, "true": True, "false": False}
 
@@ -57,7 +56,8 @@ def parse_command_line(argv: list[str]) -> Request:
         usage="main.py --config=ALG --env-config=ENV with key=value ...",
         description="Train a multi-agent algorithm in an environment. Its keys stand in src/config: "
         "default.yaml, algs/ALG.yaml, envs/ENV.yaml.",
-        epilog=OTHER_FORMS,
+        epilog="what else main.py does:\n"
+        + "\n".join(f"  {form}\n      {what}" for form, what in OTHER_FORMS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -85,10 +85,11 @@ def parse_command_line(argv: list[str]) -> Request:
 
 def _assignments(words: list[str]) -> list[tuple[str, str]]:
     if words and words[0] != "with":
-        other = hint(words[0].partition("=")[0], [re.split("[= ]", form)[0] for form in FORMS], cutoff=0.7)
+        names = [re.split("[= ]", form)[0] for form in OTHER_FORMS]
+        other = hint(words[0].partition("=")[0], names, cutoff=0.7)
         raise ConfigError(
             f"'with' is missing before {words[0]!r}; the form is: main.py ... with key=value"
-            + (f", or main.py and one of: {', '.join(FORMS)}." if other else ".")
+            + (f", or main.py and one of: {', '.join(OTHER_FORMS)}." if other else ".")
         )
     pairs = []
     for word in words[1:]:
