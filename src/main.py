@@ -170,7 +170,8 @@ def _of_run(directory: Path, work: Callable[[dict[str, Any], logging.Logger], st
 
 def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     """Train, with a record in a folder of its own, and return the exit code."""
-    mongo = _mongo(config, parse_command_line(argv).mongo)
+    request = parse_command_line(argv)
+    mongo = _mongo(config, request.mongo)
     from checkpoints import CheckpointError
     from run import Session, newest_checkpoint  # here, when nearly all of the request is known to be good
     from utils.guards import TrainingDiverged
@@ -181,7 +182,7 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     observer: Any = None
     try:
         checkpoint = None if resumed is None else newest_checkpoint(resumed, log)
-        with Session(config, log, checkpoint) as session:
+        with Session(config, log, checkpoint, dict(request.assignments)) as session:
             keep = 0 if checkpoint is None else checkpoint.notes["journal_metrics"]
             observer = _observer(config, argv, resumed, keep)
             result = _record(session, config, _observers(observer, mongo), log)

@@ -1,10 +1,9 @@
 """Builds the parts of a run from their registries and hands them to the training loop."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +24,10 @@ from utils.logging import Logger
 from utils.progress import Progress
 from utils.registered import check_names
 from utils.seeding import GlobalGenerators, seed_global_generators, spawn
+from utils.typed_args import Arguments
 
 CHECKPOINTS = "checkpoints"  # folder of a run directory
+OF_THE_RECORD = {"label", "local_results_path", "require_mongo", "resume"}  # keys that no part has to know
 
 
 def newest_checkpoint(directory: Path, console_logger: logging.Logger) -> Checkpoint | None:
@@ -49,7 +50,8 @@ def newest_checkpoint(directory: Path, console_logger: logging.Logger) -> Checkp
 class Session:
     """The parts of one run, built and, after a ``checkpoint``, where they were; nothing is written yet.
 
-    A context manager: at its end the environments are closed.
+    A context manager: at its end the environments are closed. If nothing reads what has been ``changed`` of
+    the configuration, a warning says so.
 
     Raises:
         ConfigError: a part can't be built as ``config`` says.
@@ -57,9 +59,14 @@ class Session:
     """
 
     def __init__(
-        self, config: dict[str, Any], console_logger: logging.Logger, checkpoint: Checkpoint | None = None
+        self,
+        config: dict[str, Any],
+        console_logger: logging.Logger,
+        checkpoint: Checkpoint | None = None,
+        changed: Iterable[str] = (),
     ) -> None:
         self.args = arguments(config, console_logger)
+        self.changed = changed
         self.title = f"{self.args.name} on {map_name(config)}, seed {self.args.seed}"
         self.logger = Logger(console_logger)
         self.checkpoint = checkpoint
@@ -96,11 +103,20 @@ class Session:
         store = CheckpointStore(directory / CHECKPOINTS, self.args.checkpoint_keep)
         with Progress(self.args.t_max, self.logger.console_logger, self.runner.t_env) as progress:
             training = Training(self.parts, self.args, self.logger, progress, store, journal)
+            self._warn_of_what_is_not_read()
             if self.checkpoint is not None:
                 training.load_state_dict(self.checkpoint.load("training"))
                 store.go_on_from(self.checkpoint)
             training.run()
         return training.result(self.title)
+
+    def _warn_of_what_is_not_read(self) -> None:
+        groups = {path.partition(".")[0] for path in self.changed}
+        unread = self.args.unread(sorted(groups - OF_THE_RECORD))
+        if unread:
+            self.logger.console_logger.warning(
+                "No part of this run has read %s: setting it has no effect here", " and ".join(unread)
+            )
 
     def _report(self) -> None:
         """Say what the buffers take, and whether the run can be resumed."""
@@ -144,7 +160,7 @@ class SavedPolicy(NamedTuple):
     """The policy of a run, ready to play."""
 
     checkpoint: Checkpoint
-    args: SimpleNamespace
+    args: Arguments
     runner: Any
     mac: Any
 
@@ -194,9 +210,9 @@ def refusals() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-def arguments(config: dict[str, Any], console_logger: logging.Logger) -> SimpleNamespace:
+def arguments(config: dict[str, Any], console_logger: logging.Logger) -> Arguments:
     """Return ``config`` as the namespace that parts are given, with the device they are to use."""
-    args = SimpleNamespace(**config)
+    args = Arguments(**config)
     args.device = _device(args.use_cuda, console_logger)
     args.use_cuda = args.device == "cuda"
     if args.cpu_threads:
@@ -224,7 +240,7 @@ class Layout(NamedTuple):
         return EpisodeBatch(self.scheme, self.groups, 0, 1, preprocess=self.preprocess).scheme
 
 
-def build(args: SimpleNamespace, logger: Logger, runner: Any) -> Parts:
+def build(args: Arguments, logger: Logger, runner: Any) -> Parts:
     """Build the parts around ``runner``, adding the environment's sizes to ``args``."""
     layout, mac = build_acting(args, runner)
     buffer = _make_buffer(args, layout)
@@ -234,7 +250,7 @@ def build(args: SimpleNamespace, logger: Logger, runner: Any) -> Parts:
     return Parts(runner, buffer, mac, learner)
 
 
-def build_acting(args: SimpleNamespace, runner: Any) -> tuple[Layout, Any]:
+def build_acting(args: Arguments, runner: Any) -> tuple[Layout, Any]:
     """Build the controller and make ``runner`` ask it: all that playing takes."""
     env_info = runner.get_env_info()
     for key in ("n_agents", "n_actions", "state_shape", "obs_shape", "episode_limit"):
@@ -246,7 +262,7 @@ def build_acting(args: SimpleNamespace, runner: Any) -> tuple[Layout, Any]:
     return layout, mac
 
 
-def make_scheme(args: SimpleNamespace) -> dict[str, dict[str, Any]]:
+def make_scheme(args: Arguments) -> dict[str, dict[str, Any]]:
     """Return the fields of an episode, per step."""
     return {
         "state": {"vshape": args.state_shape},
@@ -258,7 +274,7 @@ def make_scheme(args: SimpleNamespace) -> dict[str, dict[str, Any]]:
     }
 
 
-def _make_buffer(args: SimpleNamespace, layout: Layout) -> ReplayBuffer | OnPolicyBuffer:
+def _make_buffer(args: Arguments, layout: Layout) -> ReplayBuffer | OnPolicyBuffer:
     length = args.episode_limit + 1  # the arrival at the end of a full episode is stored too
     device = "cpu" if args.buffer_cpu_only else args.device
     scheme, groups, preprocess = layout

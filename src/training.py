@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from checkpoints import CheckpointError, CheckpointStore
@@ -13,6 +12,21 @@ from utils.clocks import Every, Ratio
 from utils.logging import Logger
 from utils.progress import Progress
 from utils.seeding import GlobalGenerators
+from utils.typed_args import read
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What the loop needs of the run's arguments, in environment steps unless something else is said."""
+
+    t_max: int  # to train for
+    steps_per_update: float  # between calls of the learner
+    test_interval: int
+    log_interval: int
+    checkpoint_interval: int
+    checkpoint_minutes: float  # minutes between checkpoints, if these are sooner over
+    final_test_nepisode: int  # episodes of the final tests; 0: none
+    device: str  # where learning takes place
 
 
 @dataclass
@@ -43,22 +57,24 @@ class Training:
     def __init__(
         self,
         parts: Parts,
-        args: SimpleNamespace,
+        args: Any,
         logger: Logger,
         progress: Progress,
         checkpoints: CheckpointStore,
         journal: Journal,
     ) -> None:
         self.parts = parts
-        self.args = args
+        self.config = config = read(TrainingConfig, args)
+        if isinstance(parts.buffer, ReplayBuffer):  # of fresh episodes all are taken
+            self.batch_size: int = args.batch_size
         self.logger = logger
         self.progress = progress
         self.checkpoints = checkpoints
         self.journal = journal
-        self.updates = Ratio(args.steps_per_update)
-        self.tests = Every(args.test_interval)
-        self.logs = Every(args.log_interval, first=args.log_interval)
-        self.saves = Every(args.checkpoint_interval, first=args.checkpoint_interval)
+        self.updates = Ratio(config.steps_per_update)
+        self.tests = Every(config.test_interval)
+        self.logs = Every(config.log_interval, first=config.log_interval)
+        self.saves = Every(config.checkpoint_interval, first=config.checkpoint_interval)
         self.saved_at = time.monotonic()
         self.episode = 0
         self.best: float | None = None
@@ -74,7 +90,7 @@ class Training:
 
         An interrupt waits until what is under way is done and saved.
         """
-        while self.t_env < self.args.t_max:
+        while self.t_env < self.config.t_max:
             with interrupts.held():
                 self._at_intervals()
                 self._collect()
@@ -97,13 +113,13 @@ class Training:
         if isinstance(buffer, OnPolicyBuffer):
             if due:
                 self._train(buffer.take())
-        elif buffer.can_sample(self.args.batch_size):
+        elif buffer.can_sample(self.batch_size):
             for _ in range(due):
-                self._train(buffer.sample(self.args.batch_size))
+                self._train(buffer.sample(self.batch_size))
 
     def _train(self, batch: EpisodeBatch) -> None:
         filled = batch[:, : int(batch.max_t_filled())]
-        self.parts.learner.train(filled.to(self.args.device), self.t_env, self.episode)
+        self.parts.learner.train(filled.to(self.config.device), self.t_env, self.episode)
 
     def _at_intervals(self) -> None:
         if self.tests.due(self.t_env):
@@ -120,7 +136,7 @@ class Training:
             interrupts.check()
         self._test()
         self._log()
-        if self.args.final_test_nepisode:
+        if self.config.final_test_nepisode:
             self._final_tests()
 
     def _test(self) -> None:
@@ -153,7 +169,7 @@ class Training:
 
     def _final_test(self, which: str, step: int) -> None:
         prefix = f"final_{which}_"
-        played = self.parts.runner.play_episodes(self.args.final_test_nepisode, "final_test", prefix)
+        played = self.parts.runner.play_episodes(self.config.final_test_nepisode, "final_test", prefix)
         played.log(self.logger, step)
         _, self.final[which] = self._score(prefix)
 
@@ -164,7 +180,7 @@ class Training:
 
     def _save_is_due(self) -> bool:
         waited = time.monotonic() - self.saved_at
-        return self.saves.due(self.t_env) or waited > 60 * self.args.checkpoint_minutes
+        return self.saves.due(self.t_env) or waited > 60 * self.config.checkpoint_minutes
 
     def _save(self) -> None:
         """Save all that is needed to go on from here, if the parts can tell it; else the policy alone."""
@@ -219,6 +235,6 @@ class Training:
         summary = f"{title}: {self.t_env} steps, test {what} last {last:.3g}, best {self.best:.3g}"
         if self.final:
             tested = ", ".join(f"{which} {value:.3g}" for which, value in self.final.items())
-            summary += f", in {self.args.final_test_nepisode} final episodes {tested}"
+            summary += f", in {self.config.final_test_nepisode} final episodes {tested}"
         final = {f"final_{which}": value for which, value in self.final.items()}
         return {"summary": summary, "t_env": self.t_env, "last": last, "best": self.best, **final}

@@ -1,10 +1,31 @@
 """From the untyped ``args`` namespace at the interfaces to one small typed dataclass per component."""
 
 import types
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+
+class Arguments(types.SimpleNamespace):
+    """The configuration as parts are given it; it notes which of its keys they have read."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, **values: Any) -> None:
+        self._read: set[str] = set()
+        super().__init__(**values)
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if not name.startswith("_"):
+            self._read.add(name)
+        return value
+
+    def unread(self, keys: Iterable[str]) -> list[str]:
+        """Those of ``keys`` that nothing has read yet."""
+        return [key for key in keys if key not in self._read]
 
 
 def read(cls: type[T], args: Any) -> T:

@@ -1,6 +1,7 @@
 """Short runs of the real command line: complete records, equal metrics for equal seeds, clean ends."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -28,9 +29,12 @@ def _points(metrics: dict) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("alg", "settings", "loss"), [("qmix", REPLAY, "loss"), ("mappo", ON_POLICY, "critic_loss")]
+    ("alg", "settings", "loss", "unread"),
+    [("qmix", REPLAY, "loss", ""), ("mappo", [*ON_POLICY, "batch_size=4"], "critic_loss", "batch_size")],
 )
-def test_a_run_leaves_a_complete_record_and_the_same_one_twice(command_line, load, alg, settings, loss):
+def test_a_run_leaves_a_complete_record_and_the_same_one_twice(
+    command_line, load, alg, settings, loss, unread
+):
     for _ in range(2):
         done = command_line.train(alg, "smax", *TINY, *settings)
         assert done.returncode == 0, done.stderr
@@ -41,6 +45,8 @@ def test_a_run_leaves_a_complete_record_and_the_same_one_twice(command_line, loa
     assert "test win rate last" in line
     assert str(second) in line
     assert "steps/s" in done.stderr
+    told = re.findall("No part of this run has read (.*): setting it has no effect", done.stderr)
+    assert told == ([unread] if unread else [])
 
     run, config, metrics = (load(first / name) for name in ("run.json", "config.json", "metrics.json"))
     assert run["status"] == "COMPLETED"

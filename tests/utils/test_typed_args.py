@@ -1,10 +1,11 @@
+import copy
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
-from utils.typed_args import read
+from utils.typed_args import Arguments, read
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,13 @@ def test_wrong_type_is_named(change):
 def test_matching_types_pass():
     settings = _read(mixer="qmix", kind="mean", extra={"a": 1}, clip=None)
     assert (settings.mixer, settings.kind, settings.extra, settings.clip) == ("qmix", "mean", {"a": 1}, None)
+
+
+def test_arguments_know_which_keys_have_been_read():
+    args = Arguments(**GOOD, width=3)
+    read(Settings, args)
+    assert vars(copy.deepcopy(args)) == {**GOOD, "width": 3}
+    assert not hasattr(args, "missing")
+    assert args.unread(["width", "lr"]) == ["width"]
+    assert args.width == 3
+    assert args.unread(["width", "lr"]) == []
