@@ -1,0 +1,141 @@
+"""A stand-in for a GPU: a device whose tensors the CPU computes, but that is not the CPU to torch.
+
+What goes wrong on a GPU because something was left on the other device goes wrong here, too: an operation on
+tensors of both, numpy on a tensor that is not in main memory, an optimiser that knows other parameters than
+the network has. What CUDA's own kernels do, and how fast, this can't tell.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.backend_registration import (
+    _DummyBackendModule,
+    _setup_privateuseone_for_python_backend,
+)
+
+NAME = "gpu"
+aten = torch.ops.aten
+# Operations that take tensors from one device to the other, and those whose indices may be on the CPU.
+CROSSING = {aten._to_copy.default, aten.copy_.default}
+INDEXING = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
+
+
+class _Backend(_DummyBackendModule):
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+_setup_privateuseone_for_python_backend(NAME, _Backend())
+DEVICE = torch.device(NAME, 0)
+
+
+class OnGPU(Tensor):
+    """A tensor on the stand-in; ``held`` has its values."""
+
+    held: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> "OnGPU":
+        self: OnGPU = Tensor._make_wrapper_subclass(
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
+            device=DEVICE,
+        )
+        self.held = held
+        return self
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _compute(func, args, kwargs or {})
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.__reduce_ex__(protocol)  # what is saved is loaded on any machine
+
+    def tolist(self) -> list[Any]:
+        return self.held.tolist()
+
+
+class StandIn(TorchDispatchMode):
+    """While it is entered there is the device ``gpu``."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _compute(func, args, kwargs or {})
+
+
+def move(module: torch.nn.Module, device: Any = None) -> torch.nn.Module:
+    """What ``module.cuda()`` does: the parameters that an optimiser knows are moved, not replaced."""
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        return module.to(DEVICE)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def _compute(func: Any, args: Any, kwargs: Any) -> Any:
+    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+    on_gpu = any(isinstance(tensor, OnGPU) for tensor in tensors)
+    strays = [tensor for tensor in tensors if tensor.dim() > 0 and not isinstance(tensor, OnGPU)]
+    indexed = func in INDEXING and isinstance(args[0], OnGPU)
+    if on_gpu and strays and func not in CROSSING and not indexed:
+        raise RuntimeError(f"{func} expects all tensors on the same device, but found {NAME} and cpu")
+    if kwargs.get("device") is not None:
+        on_gpu = torch.device(kwargs["device"]).type == NAME
+        kwargs = {**kwargs, "device": torch.device("cpu"), "pin_memory": False}
+    if func is aten.copy_.default:
+        on_gpu = isinstance(args[0], OnGPU)
+    plain_args, plain_kwargs = tree_map_only(OnGPU, lambda tensor: tensor.held, (args, kwargs))
+    out = KERNELS.get(func, func)(*plain_args, **plain_kwargs)
+    if not on_gpu:
+        return out
+    return return_and_correct_aliasing(func, args, kwargs, tree_map_only(Tensor, OnGPU, out))
+
+
+def _gru_cell(gates: Tensor, recurrent: Tensor, hidden: Tensor, *biases: Tensor) -> tuple[Tensor, Tensor]:
+    if biases:
+        gates, recurrent = gates + biases[0], recurrent + biases[1]
+    (r, z, n), (from_r, from_z, from_n) = gates.chunk(3, 1), recurrent.chunk(3, 1)
+    r, z = (r + from_r).sigmoid(), (z + from_z).sigmoid()
+    n = (n + r * from_n).tanh()
+    return n + z * (hidden - n), torch.cat([r, z, n, hidden, from_n], 1)
+
+
+def _gru_cell_backward(grad: Tensor, workspace: Tensor, has_bias: bool) -> tuple[Tensor | None, ...]:
+    r, z, n, hidden, from_n = workspace.chunk(5, 1)
+    to_n = grad * (1 - z) * (1 - n * n)
+    to_z = grad * (hidden - n) * z * (1 - z)
+    to_r = to_n * from_n * r * (1 - r)
+    gates, recurrent = torch.cat([to_r, to_z, to_n], 1), torch.cat([to_r, to_z, to_n * r], 1)
+    biases = (gates.sum(0), recurrent.sum(0)) if has_bias else (None, None)
+    return gates, recurrent, grad * z, *biases
+
+
+KERNELS: dict[Any, Callable[..., Any]] = {  # what torch has for other devices than the CPU alone
+    aten._thnn_fused_gru_cell.default: _gru_cell,
+    aten._thnn_fused_gru_cell_backward.default: _gru_cell_backward,
+    aten._fused_sdp_choice.default: lambda *args, **kwargs: 0,  # attention by plain products
+}
+
+# Where torch makes a tensor of a list, it asks the device itself.
+_LIBRARY = torch.library.Library("aten", "IMPL")
+
+
+def _empty(size: Any, stride: Any, dtype: Any = None, **options: Any) -> OnGPU:
+    return OnGPU(torch.empty_strided(size, stride, dtype=dtype))
+
+
+def _copy_from(source: Tensor, target: OnGPU, non_blocking: bool = False) -> OnGPU:
+    target.held.copy_(source.held if isinstance(source, OnGPU) else source)
+    return target
+
+
+_LIBRARY.impl("empty_strided", _empty, "PrivateUse1")
+_LIBRARY.impl("_copy_from", _copy_from, "PrivateUse1")
