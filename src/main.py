@@ -233,6 +233,7 @@ def _record(
     from records.journal import HEARTBEAT
 
     SETTINGS.CAPTURE_MODE = "no"
+    SETTINGS.HOST_INFO.INCLUDE_GPU_INFO = False  # it fails on some kinds of GPU; ours is among the versions
     SETTINGS.CONFIG.READ_ONLY_CONFIG = False
     SETTINGS.DEFAULT_BEAT_INTERVAL = HEARTBEAT
     experiment: Any = Experiment(config["name"], base_dir=str(ROOT), save_git_info=_has_commit())
@@ -283,10 +284,15 @@ def _has_commit() -> bool:
 
 
 def _versions(config: dict[str, Any]) -> dict[str, str]:
-    """Return the versions of Python, of the simulator where it has one, and of all installed packages."""
+    """Return the versions of Python, of the simulator where it has one, and of all installed packages; and
+    what GPU is used."""
+    import torch
+
+    used = config["use_cuda"] and torch.cuda.is_available()
+    gpu = {"gpu": torch.cuda.get_device_name()} if used else {}
     packages = {package.name: package.version for package in distributions()}
     simulator = envs.versions(config["env"], config["env_args"])
-    return {"python": sys.version.split()[0], **simulator, **dict(sorted(packages.items()))}
+    return {"python": sys.version.split()[0], **gpu, **simulator, **dict(sorted(packages.items()))}
 
 
 def _exit(code: int) -> NoReturn:

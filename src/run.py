@@ -217,6 +217,7 @@ def arguments(config: dict[str, Any], console_logger: logging.Logger) -> Argumen
     args.use_cuda = args.device == "cuda"
     if args.cpu_threads:
         torch.set_num_threads(args.cpu_threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32 in recurrent layers, too
     keep_freed_memory()
     return args
 

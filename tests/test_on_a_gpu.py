@@ -18,7 +18,7 @@ SIZES = {
 }  # fmt: skip
 WORLD_MODEL = {
     "start_training_steps": 30, "wm_steps_per_update": 15, "wm_batch_size": 2, "wm_sequence_length": 4,
-    "wm_latent_groups": 4, "wm_latent_classes": 4, "wm_width": 16, "wm_fusion_heads": 2, "critic_width": 8,
+    "wm_latent_groups": 4, "wm_latent_classes": 4, "wm_width": 32, "wm_fusion_heads": 2, "critic_width": 8,
     "policy_steps_per_round": 30, "imagination_episodes": 2, "imagination_starts": 4,
     "imagination_horizon": 2, "epochs": 1, "minibatches": 2, "error_predictor_width": 8,
     "candidate_predictions": 2,

@@ -139,6 +139,9 @@ def write(
         for entry in (temporary / MANIFEST, temporary / POLICY, temporary):
             _flush(entry)
         _put_in_place(temporary, path)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # a GPU's, and no fault of the disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or "torch could not write it all: is the disk full?"

@@ -323,7 +323,9 @@ class ReplayBuffer(EpisodeBatch):
         """
         stored = self[: self.episodes_in_buffer]
         filled = stored["filled"][..., 0].bool()
-        steps = {key: field[filled] for key, field in stored.data.transition_data.items() if key != "filled"}
+        fields = stored.data.transition_data.items()
+        # To main memory one by one: a GPU may have no room for a second copy.
+        steps = {key: field[filled].cpu() for key, field in fields if key != "filled"}
         return {
             "filled": filled,
             "steps": steps,

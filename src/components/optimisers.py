@@ -123,7 +123,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
             x = _moved(x, _polynomial(x @ x.mT))
         return x
     gram = x @ x.mT
-    product = torch.eye(x.shape[1], dtype=x.dtype).expand_as(gram)
+    product = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand_as(gram)
     for _ in range(NEWTON_SCHULZ_STEPS - 1):
         polynomial = _polynomial(gram)
         product = _moved(product, polynomial)

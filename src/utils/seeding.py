@@ -48,7 +48,7 @@ class GlobalGenerators:
             "python": random.getstate(),
             "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": words}},
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ class GlobalGenerators:
         inner = state["numpy"]["state"]
         np.random.set_state({**state["numpy"], "state": {**inner, "key": inner["key"].numpy()}})
         torch.set_rng_state(state["torch"])
-        if state["cuda"] is not None and torch.cuda.is_available():
+        if state["cuda"] is not None and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(state["cuda"])
 
 

@@ -66,5 +66,8 @@ class RNNAgent(nn.Module):
             return F.relu(self.rnn(features))
         if features.shape[1] == 1:  # acting, for which the module for sequences takes twice as long
             return torch.gru_cell(features[:, 0], hidden_state, *self.rnn.all_weights[0]).unsqueeze(1)
-        hiddens, _ = self.rnn(features, hidden_state.unsqueeze(0).contiguous())
+        # In float32 in any precision: autocast would take the sequence to float16 on a GPU, which has no room
+        # for the small gradients of a policy.
+        with torch.autocast(features.device.type, enabled=False):
+            hiddens, _ = self.rnn(features.float(), hidden_state.float().unsqueeze(0).contiguous())
         return hiddens
