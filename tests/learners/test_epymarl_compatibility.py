@@ -277,20 +277,25 @@ def make_args(config: str, **overrides: Any) -> SimpleNamespace:
     return SimpleNamespace(**{**values, **overrides})
 
 
+ALONE = [
+    ("qmix", {"agent": "cell"}),
+    ("qmix", {"mac": "step_mac"}),
+    ("qmix", {"mixer": "weighted"}),
+    ("qmix", {"learner": "step_q"}),
+    ("mappo", {"agent": "cell"}),
+    ("mappo", {"mac": "step_mac"}),
+    ("mappo", {"learner": "step_policy"}),
+]
+TOGETHER = [
+    ("qmix", {"agent": "cell", "mac": "step_mac", "mixer": "weighted", "learner": "step_q"}),
+    ("mappo", {"critic_type": "plain_critic"}),
+    ("mappo", {"agent": "cell", "mac": "step_mac", "learner": "step_policy"}),
+]
+
+
 @pytest.mark.parametrize(
     ("config", "overrides"),
-    [
-        ("qmix", {"agent": "cell"}),
-        ("qmix", {"mac": "step_mac"}),
-        ("qmix", {"mixer": "weighted"}),
-        ("qmix", {"learner": "step_q"}),
-        ("qmix", {"agent": "cell", "mac": "step_mac", "mixer": "weighted", "learner": "step_q"}),
-        ("mappo", {"agent": "cell"}),
-        ("mappo", {"mac": "step_mac"}),
-        ("mappo", {"critic_type": "plain_critic"}),
-        ("mappo", {"learner": "step_policy"}),
-        ("mappo", {"agent": "cell", "mac": "step_mac", "learner": "step_policy"}),
-    ],
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in ALONE), *TOGETHER],
     ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
 )
 def test_components_written_for_epymarl_train(monkeypatch, logger, tmp_path, config, overrides):
