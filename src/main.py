@@ -184,7 +184,8 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
         checkpoint = None if resumed is None else newest_checkpoint(resumed, log)
         with Session(config, log, checkpoint, dict(request.assignments)) as session:
             keep = 0 if checkpoint is None else checkpoint.notes["journal_metrics"]
-            observer = _observer(config, argv, resumed, keep)
+            versions = _versions(config, session.args.use_cuda)
+            observer = _observer(config, argv, versions, resumed, keep)
             result = _record(session, config, _observers(observer, mongo), log)
     except CheckpointError as error:
         return fail(error, 2)
@@ -207,11 +208,13 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
     return 0
 
 
-def _observer(config: dict[str, Any], argv: list[str], resumed: Path | None, keep: int) -> Any:
+def _observer(
+    config: dict[str, Any], argv: list[str], versions: dict[str, str], resumed: Path | None, keep: int
+) -> Any:
     from records.observer import JournalObserver
 
     command = [re.sub(r"(//)[^/]*@", r"\1***@", word) for word in argv]  # without MongoDB's credentials
-    return JournalObserver(run_folder(config), command, _versions(config), resumed, keep)
+    return JournalObserver(run_folder(config), command, versions, resumed, keep)
 
 
 def _observers(journal: Any, mongo: tuple[Any, str] | None) -> list[Any]:
@@ -283,13 +286,12 @@ def _has_commit() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _versions(config: dict[str, Any]) -> dict[str, str]:
+def _versions(config: dict[str, Any], on_gpu: bool) -> dict[str, str]:
     """Return the versions of Python, of the simulator where it has one, and of all installed packages; and
     what GPU is used."""
     import torch
 
-    used = config["use_cuda"] and torch.cuda.is_available()
-    gpu = {"gpu": torch.cuda.get_device_name()} if used else {}
+    gpu = {"gpu": torch.cuda.get_device_name()} if on_gpu else {}
     packages = {package.name: package.version for package in distributions()}
     simulator = envs.versions(config["env"], config["env_args"])
     return {"python": sys.version.split()[0], **gpu, **simulator, **dict(sorted(packages.items()))}

@@ -139,11 +139,10 @@ def write(
         for entry in (temporary / MANIFEST, temporary / POLICY, temporary):
             _flush(entry)
         _put_in_place(temporary, path)
-    except (torch.OutOfMemoryError, torch.AcceleratorError):  # a GPU's, and no fault of the disk
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):  # a GPU's, not the disk's
+            raise
         reason = getattr(error, "strerror", None) or "torch could not write it all: is the disk full?"
         raise CheckpointError(f"{path} can't be written ({reason})") from error
     return Checkpoint(path, step, notes, files)

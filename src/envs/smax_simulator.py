@@ -30,10 +30,8 @@ def _unopened(*packages: str) -> Iterator[None]:
 # The package itself imports some twenty other environments, which takes seconds, and one of which replaces
 # sys.stdout for good.
 with _unopened("jaxmarl", "jaxmarl.environments"):
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, smax_env
     from jaxmarl.environments.smax import heuristic_enemy as heuristic_enemy
-    from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
-    from jaxmarl.environments.smax.smax_env import SMAX
-    from jaxmarl.environments.smax.smax_env import Scenario as JaxScenario
 
 
 def make_simulator(scenario: Scenario, attack_mode: str, **options: Any) -> HeuristicEnemySMAX:
@@ -58,7 +56,7 @@ def _tables(scenario: Scenario) -> dict[str, Any]:
         return jnp.array([getattr(kind, quantity) for kind in kinds], dtype=jnp.float32)
 
     return {
-        "scenario": JaxScenario(
+        "scenario": smax_env.Scenario(
             jnp.array(types, dtype=jnp.uint8),
             len(scenario.allies),
             len(scenario.enemies),
@@ -77,7 +75,7 @@ def _tables(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-class Ground(SMAX):
+class Ground(smax_env.SMAX):
     """The simulator's battlefield with what it lacks: units that nothing moves, and a choke point."""
 
     def __init__(self, choke: Choke | None, **arguments: Any):

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
-from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
 import envs
 from envs.smax import BatchedSMAX, SMAXEnv, _step_key, make_rules
 from envs.smax_scenarios import SCENARIOS, SIMULATOR_UNITS
+from envs.smax_simulator import HeuristicEnemySMAX, smax_env
 
 STOP, EAST = 4, 1
 
@@ -65,18 +64,18 @@ def test_a_step_gives_back_exactly_the_types_of_a_start(name):
 
 
 def test_scenarios_are_those_of_the_simulator():
-    for name, theirs in MAP_NAME_TO_SCENARIO.items():
+    for name, theirs in smax_env.MAP_NAME_TO_SCENARIO.items():
         ours = SCENARIOS[name]
         assert (len(ours.allies), len(ours.enemies)) == (theirs.num_allies, theirs.num_enemies)
         types = [SIMULATOR_UNITS.index(unit) for unit in ours.allies + ours.enemies]
         assert types == theirs.unit_types.tolist()
         assert ours.smacv2 == theirs.smacv2_position_generation == theirs.smacv2_unit_type_generation
     added = {"3s_vs_3z", "3s_vs_4z", "1c3s5z", "2s_vs_1sc", "corridor"}
-    assert set(SCENARIOS) - set(MAP_NAME_TO_SCENARIO) == added
+    assert set(SCENARIOS) - set(smax_env.MAP_NAME_TO_SCENARIO) == added
 
 
 def test_units_are_those_of_the_simulator():
-    theirs = HeuristicEnemySMAX(scenario=MAP_NAME_TO_SCENARIO["2s3z"])._env
+    theirs = HeuristicEnemySMAX(scenario=smax_env.MAP_NAME_TO_SCENARIO["2s3z"])._env
     ours = make_rules("2s3z", 1.0, "closest").env._env
     assert type(ours) is type(theirs)
     for name, value in vars(theirs).items():
@@ -87,7 +86,7 @@ def test_units_are_those_of_the_simulator():
 def test_battles_are_those_of_the_simulator():
     seed, generator = 3, torch.Generator().manual_seed(0)
     ours = BatchedSMAX([seed, 4], "3m")
-    theirs = HeuristicEnemySMAX(scenario=MAP_NAME_TO_SCENARIO["3m"])
+    theirs = HeuristicEnemySMAX(scenario=smax_env.MAP_NAME_TO_SCENARIO["3m"])
     key, episode = jax.random.PRNGKey(seed), jnp.array(0)
     view = ours.reset()
     _, state = theirs.reset(_step_key(key, episode, 0))

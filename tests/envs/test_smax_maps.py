@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jaxmarl.environments.smax.smax_env import State
 
 from envs.smax import BatchedSMAX, SMAXEnv
 from envs.smax_scenarios import SCENARIOS, UNITS
 from envs.smax_scripted import Closest, Field, play, random, scripted
-from envs.smax_simulator import make_simulator
+from envs.smax_simulator import make_simulator, smax_env
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER_MAPS = ("2s_vs_1sc", "3s_vs_3z", "2s3z", "3s_vs_4z", "3s_vs_5z", "1c3s5z", "8m", "corridor")
@@ -25,7 +24,7 @@ def maps(*quick):
 def state_of(name, positions, alive):
     """A moment of a battle."""
     scenario, n = SCENARIOS[name], len(positions)
-    return State(
+    return smax_env.State(
         done=jnp.array(False),
         step=jnp.array(0),
         unit_positions=jnp.asarray(positions, jnp.float32),
