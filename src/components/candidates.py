@@ -97,7 +97,8 @@ class Candidates:
         error = self._error(state, torch.zeros_like(state.h[:, 0, 0]))
         errors = error
         for _ in range(self.config.candidate_predictions - 1):
-            moment = Moment(state, *decode(self.model.sight(state.features), state.living), actor_hidden)
+            sight = self.model.sight(state.features, self.mac.sees_obs)
+            moment = Moment(state, *decode(sight, state.living), actor_hidden)
             actions, _, actor_hidden = act(self.mac, moment)
             state = self.model.imagine(state, actions)
             error = self._error(state, error)

@@ -16,7 +16,7 @@ class Moment(NamedTuple):
     """N moments, real or imagined, at which the agents are to act."""
 
     state: LatentState  # (N, n, ...)
-    obs: Tensor  # (N, n, obs_size)
+    obs: Tensor  # (N, n, obs_size), or of size 0 where the policy doesn't look at it
     avail_actions: Tensor  # (N, n, n_actions) bool
     actor_hidden: Tensor  # (N, n, hidden) what the policy remembers of the observations before
 
@@ -56,7 +56,8 @@ def imagine(
         state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
         steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs))
         features.append(state.features)
-        moment = Moment(state, *decode(model.sight(features[-1]), state.living), decision.actor_hidden)
+        sight = model.sight(features[-1], mac.sees_obs)
+        moment = Moment(state, *decode(sight, state.living), decision.actor_hidden)
     obs, avail, actions, log_probs = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
     visited = torch.stack(features, dim=1)
     reward, continues = model.team_outcome(visited[:, 1:, :, : model.width])

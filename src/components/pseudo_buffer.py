@@ -16,7 +16,7 @@ class Imagined(NamedTuple):
     for the state after the last step.
     """
 
-    obs: Tensor  # (N, H, n, obs_size) what the policy saw: real at step 0, decoded after
+    obs: Tensor  # (N, H, n, obs_size) what the policy saw, if anything: real at step 0, decoded after
     avail_actions: Tensor  # (N, H, n, n_actions) bool
     actions: Tensor  # (N, H, n) int64
     log_probs: Tensor  # (N, H, n) of the policy that acted

@@ -44,6 +44,9 @@ class BasicMAC:
     of episodes in one call, `agent_inputs` assembles the agents' inputs from plain tensors.
     """
 
+    sees_obs = True
+    """Whether `policy_inputs` looks at observations, so that a world model must decode them."""
+
     def __init__(self, scheme: dict[str, Any], groups: dict[str, int], args: Any) -> None:
         self.args = args
         self.config = read(BasicMACConfig, args)

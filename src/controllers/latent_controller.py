@@ -32,6 +32,8 @@ class LatentMAC(BasicMAC):
     features of the step before and a one, (batch, n_agents, feature_size + 1); zeros at an episode's start.
     """
 
+    sees_obs = False
+
     def __init__(self, scheme: dict[str, Any], groups: dict[str, int], args: Any) -> None:
         config = read(LatentMACConfig, args)
         self.world_model = WorldModel(

@@ -132,7 +132,7 @@ class GAWMLearner:
             trajectories=config.imagination_starts,
             horizon=config.imagination_horizon,
             n_agents=config.n_agents,
-            obs_size=config.obs_shape,
+            obs_size=config.obs_shape if self.mac.sees_obs else 0,
             n_actions=config.n_actions,
             hidden_size=self.mac.initial_hidden(1).shape[-1],
             feature_size=self.world_model.feature_size,
@@ -198,7 +198,7 @@ class GAWMLearner:
         at = tuple(moments[chosen].T)
         start = Moment(
             LatentState(state.h[at], state.z[at]),
-            data.obs[at],
+            data.obs[at] if self.mac.sees_obs else data.obs[at][..., :0],
             data.avail_actions[at],
             self._actor_memory(data, state)[at],
         )

@@ -17,6 +17,8 @@ N, N_AGENTS, OBS, ACTIONS, HIDDEN = 50, 2, 3, 4, 5
 class Policy:
     """Acts at random and counts in its memory how often it was asked."""
 
+    sees_obs = True
+
     def policy_inputs(self, obs: Tensor, features: Tensor) -> Tensor:
         return obs
 

@@ -211,6 +211,17 @@ def test_imagination_never_starts_where_an_episode_has_ended() -> None:
 
 
 @pytest.mark.parametrize("relative", RELATIVES)
+def test_what_agents_see_is_imagined_only_where_the_policy_looks_at_it(relative: str) -> None:
+    learner = make_learner(**RELATIVES[relative])
+    learner.trajectories.insert_episode_batch(random_episodes([8, 3, 5], seed=1))
+    decoded: list[Any] = []
+    learner.world_model.obs_head.register_forward_hook(lambda *call: decoded.append(call))
+    learner._train_policy(0)
+    assert bool(decoded) == (RELATIVES[relative].get("mac") != "latent_mac")
+    assert learner.pseudo.all().obs.shape[-1] == (OBS if decoded else 0)
+
+
+@pytest.mark.parametrize("relative", RELATIVES)
 def test_a_restored_learner_goes_on_bit_equal(relative: str) -> None:
     learner, twin = (make_learner(**RELATIVES[relative]) for _ in range(2))
     t_env = feed(learner, 6, 1)

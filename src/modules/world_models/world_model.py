@@ -68,7 +68,7 @@ class LatentState(NamedTuple):
 class Sight(NamedTuple):
     """What the local heads say that an agent sees, were it alive, and may do."""
 
-    obs: Tensor  # (..., n_agents, obs_size)
+    obs: Tensor  # (..., n_agents, obs_size), or of size 0 where it was not asked for
     avail_logits: Tensor  # (..., n_agents, n_actions) log-odds that an action may be taken
 
 
@@ -197,9 +197,10 @@ class WorldModel(nn.Module):
             continue_logits=self._continue_logits(h),
         )
 
-    def sight(self, features: Tensor) -> Sight:
+    def sight(self, features: Tensor, with_obs: bool = True) -> Sight:
         """Run the local heads alone on (..., n, feature_size)."""
-        return Sight(self.obs_head(features).float(), self.avail_head(features).float())
+        obs = self.obs_head(features).float() if with_obs else features[..., :0]
+        return Sight(obs, self.avail_head(features).float())
 
     def team_outcome(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """What it brings the team to arrive at deterministic states (..., n, width).
