@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from components.imagination import Decision, Moment, act, decode
+from components.optimisers import Adam
 from controllers.basic_controller import BasicMAC
 from modules.world_models.error_predictor import ErrorPredictor
 from modules.world_models.losses import WorldModelLoss, has_past
@@ -45,7 +46,7 @@ class Candidates:
     def __init__(self, model: WorldModel, mac: BasicMAC, config: CandidatesConfig) -> None:
         self.model, self.mac, self.config = model, mac, config
         self.predictor = ErrorPredictor(model.feature_size, config.error_predictor_width)
-        self.optimiser = torch.optim.Adam(
+        self.optimiser = Adam(
             self.predictor.parameters(), lr=config.error_predictor_lr, eps=config.optim_eps, fused=True
         )
 

@@ -1,5 +1,6 @@
-"""How a world model's weights are moved."""
+"""How weights are moved: Adam, and for world models Muon beside it."""
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,12 +8,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 SMALLEST_SIDE = 32  # of a matrix that Muon takes: a thinner one has too few directions to balance
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the published quintic iteration
 NEWTON_SCHULZ_STEPS = 5
 WIDE = 1.5  # columns per row from which iterating x x^T is cheaper than iterating x
+
+
+class Eager:
+    """Before a class of ``torch.optim``: leaves out what its methods are wrapped in for ``torch.compile``.
+
+    The first call of a wrapped one imports the compiler, a fifth of the time that a run takes to start.
+    Optimisers are never compiled here.
+    """
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+
+class Adam(Eager, torch.optim.Adam):
+    """Torch's."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
 class MuonAdam:
@@ -40,7 +61,7 @@ class MuonAdam:
         matrices = [p for p in hidden if muon_lr > 0 and p.ndim == 2 and min(p.shape) >= SMALLEST_SIDE]
         of_muon = {id(p) for p in matrices}
         others = [p for p in module.parameters() if id(p) not in of_muon]
-        self._optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(others, lr=lr, eps=eps, fused=True)]
+        self._optimisers: list[Optimizer] = [Adam(others, lr=lr, eps=eps, fused=True)]
         if matrices:
             self._optimisers.append(BatchedMuon(matrices, lr=muon_lr))
 
@@ -64,7 +85,7 @@ class MuonAdam:
             optimiser.load_state_dict(state[type(optimiser).__name__])
 
 
-class BatchedMuon(torch.optim.Optimizer):
+class BatchedMuon(Eager, Optimizer):
     """``torch.optim.Muon`` with Nesterov momentum and no weight decay, all matrices of one shape at once.
 
     A GPU orthogonalises in bfloat16 as ``torch.optim.Muon`` does; a CPU in float32, which is exact and, where

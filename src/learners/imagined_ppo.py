@@ -10,6 +10,7 @@ from torch import Tensor
 
 from components.epsilon_schedules import DecayThenFlatSchedule
 from components.imagination import masked_log_softmax
+from components.optimisers import Adam
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
@@ -75,8 +76,8 @@ class ImaginedPPO:
         self.config = config
         self.critic = LatentCritic(feature_size, config.critic_width)
         settings: dict[str, Any] = {"eps": config.optim_eps, "fused": True}
-        self.actor_optimiser = torch.optim.Adam(mac.parameters(), lr=config.lr, **settings)
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, **settings)
+        self.actor_optimiser = Adam(mac.parameters(), lr=config.lr, **settings)
+        self.critic_optimiser = Adam(self.critic.parameters(), lr=config.critic_lr, **settings)
         anneal = config.policy_anneal_time
         self.lr_schedule = DecayThenFlatSchedule(config.lr, config.lr_final, anneal, decay="linear")
         self.entropy_schedule = None

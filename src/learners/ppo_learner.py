@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
 
 from components.chunks import Chunks
 from components.episode_buffer import EpisodeBatch
+from components.optimisers import Adam
 from components.standarize_stream import RunningMeanStd
 from controllers.basic_controller import can_unroll, sequence_outputs
 from modules.critics import REGISTRY as critic_REGISTRY

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
+from components.optimisers import Adam
 from components.standarize_stream import RunningMeanStd
 from controllers.basic_controller import sequence_outputs
 from modules.mixers import REGISTRY as mixer_REGISTRY

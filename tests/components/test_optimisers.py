@@ -1,6 +1,8 @@
 """The world model's optimiser: every weight is moved by one of the two, and it continues where it stopped."""
 
 import copy
+import subprocess
+import sys
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,21 @@ def test_every_weight_is_moved() -> None:
     before = [p.detach().clone() for p in network.parameters()]
     after = steps(network, MuonAdam(network, lr=1e-2, muon_lr=1e-2, eps=1e-5, input_layer=network[0]), 1)
     assert all((a != b).any() for a, b in zip(before, after, strict=True))
+
+
+def test_training_does_not_import_the_compiler() -> None:
+    code = """if True:
+        import sys, torch
+        from components.optimisers import MuonAdam
+        network = torch.nn.Sequential(torch.nn.Linear(2, 40), torch.nn.Linear(40, 40))
+        optimiser = MuonAdam(network, lr=0.1, muon_lr=0.1, eps=1e-5, input_layer=network[0])
+        optimiser.zero_grad()
+        network(torch.ones(1, 2)).sum().backward()
+        optimiser.step()
+        optimiser.load_state_dict(optimiser.state_dict())
+        assert "torch._dynamo" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code], cwd="src", check=True)
 
 
 def test_rare_directions_of_a_large_matrix_move_nearly_as_far_as_common_ones() -> None:
