@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch
 from torch.utils._pytree import tree_map_only
 
 log = logging.getLogger("marl.compute")
@@ -69,6 +70,8 @@ class Compiler:
     def __init__(self, config: ComputeConfig) -> None:
         self.graphs = torch.device(config.device).type == "cuda"
         self.failed = False
+        # By default gradients are compiled as they are first taken, where nothing could be helped any more.
+        functorch.force_non_lazy_backward_lowering = True
 
     def compile_methods(self, owner: Any, *names: str) -> None:
         """Put compiled functions in the place of ``owner``'s methods ``names``."""

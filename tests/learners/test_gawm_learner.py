@@ -343,8 +343,27 @@ def test_bfloat16_learns_nearly_the_same(relative: str, caplog: pytest.LogCaptur
     assert torch.equal(weights, exact.world_model.prior_head[0].weight) == no_effect
 
 
+needs_compiler = pytest.mark.skipif(
+    not (which("c++") or which("g++") or which("clang++")), reason="there is no C++ compiler"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not (which("c++") or which("g++") or which("clang++")), reason="there is no C++ compiler")
+@needs_compiler
+def test_episodes_of_all_lengths_share_what_is_compiled() -> None:
+    model = make_learner(compile=True).world_model
+    compiled = []
+    for length in (4, 6, 8):
+        episodes = random_episodes([length, length], seed=length)
+        is_first = torch.zeros(2, length, dtype=torch.bool)
+        with torch.no_grad():
+            model.observe(episodes["obs"][:, :length], episodes["actions"][:, :length, :, 0], is_first)
+        compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert compiled[0] == compiled[1] == compiled[2] > 0
+
+
+@pytest.mark.slow
+@needs_compiler
 def test_a_compiled_model_learns_the_same(caplog: pytest.LogCaptureFixture) -> None:
     plain, expected = updated({})
     compiled, statistics = updated({}, compile=True)

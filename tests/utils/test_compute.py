@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
@@ -28,6 +29,23 @@ squares, x = Squares(), torch.randn(3)
 Compiler(ComputeConfig(compile=True)).compile_methods(squares, "first", "second")
 for _ in range(2):
     print(torch.equal(squares.first(x), (x * x).sin()), torch.equal(squares.second(x), (x * x).cos()))
+"""
+
+
+GRADIENT = """
+import torch
+from utils.compute import Compiler, ComputeConfig
+
+class Model:
+    def sines(self, x):
+        return (x * x).sin()
+
+model, x = Model(), torch.randn(3, requires_grad=True)
+Compiler(ComputeConfig(compile=True)).compile_methods(model, "sines")
+y = model.sines(x)
+torch._inductor.config.cpp.cxx = (None, "no-such-compiler")
+y.sum().backward()
+print(torch.allclose(x.grad, 2 * x * (x * x).cos()))
 """
 
 
@@ -81,3 +99,18 @@ def test_without_a_compiler_methods_run_as_they_are_and_one_warning_says_so(tmp_
     assert done.stdout.split() == 4 * ["True"]
     assert done.stderr.count("compile=True has no effect: ") == 1
     assert "no-such-compiler" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not which("g++"), reason="there is no g++")
+def test_gradients_are_compiled_with_what_they_are_of_so_that_a_failure_can_still_be_helped(
+    tmp_path: Path,
+) -> None:
+    environment = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+    }
+    command = [sys.executable, "-c", GRADIENT]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["True"]

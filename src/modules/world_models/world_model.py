@@ -134,11 +134,13 @@ class WorldModel(nn.Module):
             The latent states (B, T, n, ...) and the posterior probabilities (B, T, n, classes, groups).
         """
         batch, time = is_first.shape
-        # Cut into steps by unbind, whose gradient is one stack; that of indexing fills all steps for each.
-        embedded = self.embed(obs).unbind(1)
-        living = alive(obs).to(obs.dtype).unsqueeze(-1).unbind(1)
-        one_hot = F.one_hot(actions, self.n_actions).to(obs.dtype).unbind(1)
-        goes_on = (~is_first).to(obs.dtype)[:, :, None, None].unbind(1)
+        # Time comes first in memory, so that one step looks the same whatever their number: what is compiled
+        # depends on strides. Unbind cuts it off: its gradient is one stack, that of indexing fills all steps.
+        by_time = obs.transpose(0, 1).contiguous()
+        embedded = self.embed(by_time).unbind()
+        living = alive(by_time).to(obs.dtype).unsqueeze(-1)
+        one_hot = F.one_hot(actions.transpose(0, 1), self.n_actions).to(obs.dtype)
+        goes_on = (~is_first.T.contiguous()).to(obs.dtype)[:, :, None, None]
         uniforms = torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device)
         h = obs.new_zeros(batch, self.n_agents, self.width)
         hs, zs, posteriors = [], [], []
