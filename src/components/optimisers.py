@@ -20,7 +20,7 @@ WIDE = 1.5  # columns per row from which iterating x x^T is cheaper than iterati
 class Eager:
     """Before a class of ``torch.optim``: leaves out what its methods are wrapped in for ``torch.compile``.
 
-    The first call of a wrapped one imports the compiler, a fifth of the time that a run takes to start.
+    The first call of a wrapped one imports the compiler, a tenth of the time that a run takes to start.
     Optimisers are never compiled here.
     """
 
