@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.imagination import Decision, Moment, act, decode
+from components.imagination import Decision, Moment, act, imagined_moment
 from components.optimisers import Adam
 from controllers.basic_controller import BasicMAC
 from modules.world_models.error_predictor import ErrorPredictor
@@ -98,8 +98,7 @@ class Candidates:
         error = self._error(state, torch.zeros_like(state.h[:, 0, 0]))
         errors = error
         for _ in range(self.config.candidate_predictions - 1):
-            sight = self.model.sight(state.features, self.mac.sees_obs)
-            moment = Moment(state, *decode(sight, state.living), actor_hidden)
+            moment = imagined_moment(self.model, self.mac, state, state.features, actor_hidden)
             actions, _, actor_hidden = act(self.mac, moment)
             state = self.model.imagine(state, actions)
             error = self._error(state, error)

@@ -56,12 +56,19 @@ def imagine(
         state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
         steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs))
         features.append(state.features)
-        sight = model.sight(features[-1], mac.sees_obs)
-        moment = Moment(state, *decode(sight, state.living), decision.actor_hidden)
+        moment = imagined_moment(model, mac, state, features[-1], decision.actor_hidden)
     obs, avail, actions, log_probs = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
     visited = torch.stack(features, dim=1)
     reward, continues = model.team_outcome(visited[:, 1:, :, : model.width])
     return Imagined(obs, avail, actions, log_probs, start.actor_hidden, visited, reward, continues)
+
+
+def imagined_moment(
+    model: WorldModel, mac: BasicMAC, state: LatentState, features: Tensor, actor_hidden: Tensor
+) -> Moment:
+    """Where the agents find themselves in an imagined state, whose features are given."""
+    sight = model.sight(features, mac.sees_obs)
+    return Moment(state, *decode(sight, state.living), actor_hidden)
 
 
 def act(mac: BasicMAC, moment: Moment) -> Decision:

@@ -196,9 +196,10 @@ class GAWMLearner:
         moments = (mask & ~data.is_last).nonzero()
         chosen = torch.randint(len(moments), (self.config.imagination_starts,)).to(moments.device)
         at = tuple(moments[chosen].T)
+        seen = data.obs if self.mac.sees_obs else data.obs[..., :0]
         start = Moment(
             LatentState(state.h[at], state.z[at]),
-            data.obs[at] if self.mac.sees_obs else data.obs[at][..., :0],
+            seen[at],
             data.avail_actions[at],
             self._actor_memory(data, state)[at],
         )

@@ -49,6 +49,18 @@ print(torch.allclose(x.grad, 2 * x * (x * x).cos()))
 """
 
 
+def run(code: str, cache: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own that finds nothing compiled before."""
+    paths = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **paths, **environ},
+    )
+
+
 def test_bfloat16_rounds_factors_of_products_on_a_cpu_and_nothing_else() -> None:
     """Whether a CPU rounds is its own affair, so what is asked of it is looked at, and what it gives."""
     layer, x = nn.Linear(64, 64), torch.randn(64, 64)
@@ -88,14 +100,7 @@ def test_a_cpu_that_rounds_nothing_is_told_of_once(
 
 
 def test_without_a_compiler_methods_run_as_they_are_and_one_warning_says_so(tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "CXX": "no-such-compiler",
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
-    }
-    command = [sys.executable, "-c", SQUARES]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = run(SQUARES, tmp_path, CXX="no-such-compiler")
     assert done.stdout.split() == 4 * ["True"]
     assert done.stderr.count("compile=True has no effect: ") == 1
     assert "no-such-compiler" in done.stderr
@@ -106,11 +111,5 @@ def test_without_a_compiler_methods_run_as_they_are_and_one_warning_says_so(tmp_
 def test_gradients_are_compiled_with_what_they_are_of_so_that_a_failure_can_still_be_helped(
     tmp_path: Path,
 ) -> None:
-    environment = {
-        **os.environ,
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
-    }
-    command = [sys.executable, "-c", GRADIENT]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = run(GRADIENT, tmp_path)
     assert done.stdout.split() == ["True"]
