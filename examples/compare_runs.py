@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from records import query, statistics  # noqa: E402
 from records.query import Filter  # noqa: E402
 
-store = query.open_store(sys.argv[1:] or [ROOT / "benchmarks" / "results"])
+store = query.open_store(sys.argv[1:] or [ROOT / "benchmarks" / "results" / "study"])
 chosen = query.select(store, Filter(map=("3m",)))
 print(query.runs(chosen).to_string(index=False))
 print(*query.notices(chosen), sep="\n")

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import Job, Pool
-from main import INTERRUPTED, configuration, fail, writable
+from main import INTERRUPTED, configuration, fail
 from utils import interrupts
-from utils.command_line import Parser, count, whole
+from utils.command_line import Parser, count, whole, writable
 from utils.config import compose, parse_command_line
 from utils.constraints import ConfigError
 
@@ -41,7 +41,6 @@ DECIDED = {  # keys of a configuration, and what decides them in a study
     "env_args.map_name": "name maps as --maps",
     "env_args.key": "name ids as --maps",
 }
-LATE = 0.05  # share of the steps by which a test may come later without being told
 COLUMNS = [
     "map", "alg", "seeds", "mean", "iqm", "low", "high", "median", "q25", "q75", "std", "area", "minutes",
     "updates",
@@ -63,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 def study(given: argparse.Namespace, jobs: Sequence[Job], command: str) -> int:
     """Run what is missing of ``jobs``, compare what is there and return the exit code."""
-    out = ROOT / given.out
+    out = given.out
     wanted = [job for job in jobs if job.finished() is None]
     print(f"{len(wanted)} of {len(jobs)} runs are missing", file=sys.stderr)
     became = train(wanted, given.jobs, out / "logs") if given.jobs else {}
@@ -92,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--steps", type=count, default=50000, metavar="N", help="environment steps (50000)")
     top.add_argument("--env-config", default="smax", metavar="ENV", help="environment (smax)")
     top.add_argument("--jobs", type=whole, default=1, metavar="N", help="runs at a time (1); 0: none")
-    top.add_argument("--out", type=Path, default=Path("results/comparison"), metavar="DIR")
+    top.add_argument("--out", type=Path, default=ROOT / "results" / "comparison", metavar="DIR")
     top.add_argument("rest", nargs="*", metavar="with key=value ...", help="changes of all configurations")
     return top
 
@@ -110,7 +109,7 @@ def plan(given: argparse.Namespace) -> list[Job]:
     Raises:
         ConfigError: one of them can't be run.
     """
-    writable(ROOT / given.out, "--out")
+    writable(given.out.absolute(), "set --out to another folder")
     if given.rest and given.rest[0] != "with":
         word = given.rest[0]
         names = ",".join([*given.algs, word])
@@ -203,7 +202,7 @@ def compare(done: Mapping[Job, Path], steps: int, out: Path) -> tuple[str, list[
 
     metric = query.metric_of(chosen, None)
     frame = curves(metric)
-    summary = table(frame, curves("wm_updates"), curves("updates"))
+    summary = table(frame, steps, curves("wm_updates"), curves("updates"))
     summary.to_csv(out / "table.csv", index=False)
     (out / "curves.csv").write_text(export.curve_csv(frame, metric))
     plots.draw_curves({metric: frame}, out / "curves.png")
@@ -211,27 +210,18 @@ def compare(done: Mapping[Job, Path], steps: int, out: Path) -> tuple[str, list[
     if losses:
         plots.draw_curves({name: curves(name) for name in losses}, out / "losses.png")
     title = f"{plots.LABELS.get(metric, metric)} at {steps:,} environment steps"
-    return f"{title}\n\n{markdown(summary)}", query.notices(chosen) + _late(frame, steps)
+    return f"{title}\n\n{markdown(summary)}", query.notices(chosen)
 
 
-def _late(frame: "pd.DataFrame", steps: int) -> list[str]:
-    """A sentence for each algorithm on a map of which a run was first tested well after ``steps``."""
-    last = frame.groupby(["map", "alg", "run"])["t_env"].last()
-    late = last[last > steps * (1 + LATE)].groupby(["map", "alg"]).max()
-    return [
-        f"{alg} on {task} counts with tests of up to {step:,} steps, the first from {steps:,} on."
-        for (task, alg), step in late.items()
-    ]
-
-
-def table(frame: "pd.DataFrame", *updates: "pd.DataFrame") -> "pd.DataFrame":
+def table(frame: "pd.DataFrame", steps: int, *updates: "pd.DataFrame") -> "pd.DataFrame":
     """Return one row per map and algorithm: what its runs reached, how they spread, what they took.
 
-    ``mean`` to ``std`` are of the runs' last values, ``area`` is the mean area under their curves, per step,
-    ``minutes`` the mean time from the start to the last test, with pauses.
+    ``mean`` to ``std`` are of the runs' values at ``steps``, ``area`` is the mean area under their curves,
+    per step, ``minutes`` the mean time from the start to the last test, with pauses.
 
     Args:
-        frame: the curves.
+        frame: the curves, up to the first test at ``steps`` or later.
+        steps: environment steps that are compared.
         updates: counts of updates over time; of a run that has several, the first.
     """
     from functools import reduce
@@ -244,7 +234,7 @@ def table(frame: "pd.DataFrame", *updates: "pd.DataFrame") -> "pd.DataFrame":
     counts = [count.groupby("run")["value"].last() for count in updates]
     each = pd.DataFrame(
         {
-            "value": runs["value"].last(),
+            "value": runs[["t_env", "value"]].apply(lambda run: statistics.value_at(run, steps)),
             "area": runs[["t_env", "value"]].apply(lambda run: statistics.area(run["t_env"], run["value"])),
             "minutes": runs["seconds"].last() / 60,
         }
@@ -257,7 +247,7 @@ def table(frame: "pd.DataFrame", *updates: "pd.DataFrame") -> "pd.DataFrame":
         minutes=("minutes", "mean"),
         updates=("updates", "mean"),
     )
-    return query.table(frame).drop(columns="short").merge(spread, on=["map", "alg"])[COLUMNS]
+    return query.table(frame, steps).drop(columns="short").merge(spread, on=["map", "alg"])[COLUMNS]
 
 
 def markdown(frame: "pd.DataFrame") -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.command_line import read_count, read_words
+from utils.command_line import read_count, read_words, writable
 from utils.constraints import ConfigError
 
 FORM = "main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]"
 FOLDER = "evaluations"  # of a run directory
+ELSEWHERE = "copy the run to a folder of yours and name that"
 RENDERED = 4  # episodes that are drawn
 MILLISECONDS = 120  # a picture of an animation is shown, the last one for a second
 CONFIDENCE = 0.95
@@ -65,12 +66,13 @@ def evaluate(request: Request, config: dict[str, Any], log: logging.Logger) -> s
         log: for messages.
 
     Raises:
-        ConfigError: the configuration can't be run here.
+        ConfigError: the configuration can't be run here, or the run directory can't be written to.
         CheckpointError: there is no such checkpoint, or it is damaged.
         OSError: the results can't be saved.
     """
     from run import saved_policy
 
+    folder = writable(request.directory / FOLDER, ELSEWHERE)
     if request.render and config["env"] != "smax":
         raise ConfigError(f"render={request.render} draws battles of smax, not episodes of {config['env']}.")
     camera = Camera() if request.render else None
@@ -86,7 +88,6 @@ def evaluate(request: Request, config: dict[str, Any], log: logging.Logger) -> s
         "step": checkpoint.step,
         **summarise(played),
     }
-    folder = request.directory / FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"{checkpoint.path.name}.json"
     path.write_text(json.dumps(results, indent=2))

@@ -90,6 +90,8 @@ class Pool:
                 yield None
                 time.sleep(PAUSE)
         finally:
+            if self.running:
+                print("Ending: the runs under way save what they have learnt", file=sys.stderr)
             for process in self.running.values():
                 process.terminate()
             for process in self.running.values():

@@ -32,6 +32,7 @@ import resume
 from envs.multiagentenv import SimulatorError
 from quality import command as quality
 from utils import combinations, interrupts
+from utils.command_line import writable
 from utils.config import change, compose, parse_command_line, run_folder
 from utils.constraints import ConfigError
 from utils.registered import check_names
@@ -102,7 +103,8 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
     check_names(config)
     combinations.check(config)
     _validate_environment(config)
-    config["local_results_path"] = str(writable(ROOT / config["local_results_path"], "local_results_path"))
+    folder = ROOT / config["local_results_path"]
+    config["local_results_path"] = str(writable(folder, "set local_results_path to another folder"))
     resumed = None
     if config["resume"]:
         resumed = resume.choose(config)
@@ -122,18 +124,6 @@ def _validate_environment(config: dict[str, Any]) -> None:
         envs.validate(config["env"], config["env_args"], _n_envs(config))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def writable(folder: Path, key: str) -> Path:
-    """Return ``folder``, named by ``key``, if files can be made in it or in what exists of the path to it.
-
-    Raises:
-        ConfigError: they can't.
-    """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(f"Results can't be written to {folder}; set {key} to another folder.")
-    return folder
 
 
 def evaluate(request: evaluation.Request) -> int:
@@ -246,7 +236,6 @@ def _record(
 
     @experiment.main
     def _train_recorded() -> dict[str, Any]:
-        resume.lock(observer.dir)  # that of a resumed run is held already
         log.info("The record is in %s", observer.dir)
         return session.train(observer.journal, observer.dir)
 

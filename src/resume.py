@@ -1,28 +1,13 @@
 """Which run a command with ``resume`` goes on with, told from the records alone."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from records.journal import FILE, DamagedRecord, Record, read_journal
+from records.journal import FILE, DamagedRecord, Record, lock, read_journal
 from utils.config import flatten, may_change, run_folder
 from utils.constraints import ConfigError
-
-LOCK = "lock"  # file of a run directory that a living run holds locked
-
-
-def lock(directory: Path) -> bool:
-    """Make this process the one that runs in ``directory`` until it ends; False if another one does."""
-    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    return True
 
 
 def record_of(directory: Path) -> Record:

@@ -218,14 +218,16 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where ``state_dict`` was taken, once the parts have done so."""
+        """Continue exactly where ``state_dict`` was taken, once parts and ``checkpoints`` have done so."""
         for name in self._clocks:
             getattr(self, name).load_state_dict(state[name])
         self.logger.load_state_dict(state["logger"])
         if state["action_selector"]:
             self.parts.mac.action_selector.load_state_dict(state["action_selector"])
         GlobalGenerators().load_state_dict(state["generators"])
-        self.episode, self.best = state["episode"], state["best"]
+        self.episode = state["episode"]
+        # A best policy that is lost, or could not be saved, is none that the next ones would have to beat.
+        self.best = None if self.checkpoints.best is None else state["best"]
 
     _clocks = ("updates", "tests", "logs", "saves")
 

@@ -1,9 +1,11 @@
 """Requests for evaluations, and what is made of the episodes played."""
 
+import logging
+
 import numpy as np
 import pytest
 
-from evaluation import Request, parse, summarise, wilson, words
+from evaluation import Request, evaluate, parse, summarise, wilson, words
 from utils.constraints import ConfigError
 
 
@@ -27,6 +29,11 @@ def test_a_request_is_read(tmp_path):
 def test_a_bad_request_is_one_sentence(word, message):
     with pytest.raises(ConfigError, match=message):
         parse(["evaluate=x", word])
+
+
+def test_where_nothing_can_be_written_nothing_is_played():
+    with pytest.raises(ConfigError, match="can't be written to /dev/null/evaluations; copy the run"):
+        evaluate(parse(["evaluate=/dev/null"]), {"env": "smax"}, logging.getLogger("test"))
 
 
 def test_the_interval_holds_the_true_rate_as_often_as_it_says():

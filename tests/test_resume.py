@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import resume
-from records.journal import Journal
+from records.journal import Journal, lock
 from utils.config import compose, parse_command_line, run_folder
 from utils.constraints import ConfigError
 
@@ -16,8 +16,9 @@ SOURCE = Path(__file__).parents[1] / "src"
 HOLD = f"""
 import sys
 sys.path.insert(0, {str(SOURCE)!r})
-import resume, pathlib
-print(resume.lock(pathlib.Path(sys.argv[1])), flush=True)
+import pathlib
+from records.journal import lock
+print(lock(pathlib.Path(sys.argv[1])), flush=True)
 input()
 """
 
@@ -104,7 +105,7 @@ def test_a_living_run_is_left_alone(config, make_run):
     assert resume.choose(config) == old
     holder.kill()
     holder.communicate()
-    assert resume.lock(living)
+    assert lock(living)
 
 
 def test_nothing_to_go_on_with_is_one_sentence(config, tmp_path):

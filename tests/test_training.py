@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -173,12 +174,30 @@ def test_training_goes_on_where_a_checkpoint_was_made(tmp_path, buffer, n):
     def resume(training: Training) -> None:
         for name, part in training.parts.stateful().items():
             part.load_state_dict(checkpoint.load(name))
+        training.checkpoints.go_on_from(checkpoint)
         training.load_state_dict(checkpoint.load("training"))
 
+    shutil.copytree(first.store.folder, tmp_path / "second" / first.store.folder.name)
     second = _train(tmp_path / "second", prepare=resume, **settings)
     assert second.learner.calls == whole.learner.calls
     assert second.runner.tests == [t for t in whole.runner.tests if t >= checkpoint.step]
     assert second.training.best == whole.training.best
+
+
+def test_a_best_policy_that_is_lost_need_not_be_beaten(tmp_path):
+    first = _train(tmp_path, 3, t_max=200)
+    checkpoint = first.store.newest()
+    assert first.training.best == 50
+    (first.store.find("best").policy / "agent.th").write_bytes(b"")
+
+    def resume(training: Training) -> None:
+        training.parts.runner.load_state_dict(checkpoint.load("runner"))
+        training.checkpoints.go_on_from(checkpoint)
+        training.load_state_dict(checkpoint.load("training"))
+
+    second = _train(tmp_path, 3, prepare=resume)
+    assert 0 < second.training.best < 50
+    assert second.store.best.step > checkpoint.step
 
 
 def test_a_learner_that_cannot_tell_its_state_is_saved_as_a_policy_alone(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.command_line import read_count, read_words
+from utils.command_line import read_count, read_words, writable
 from utils.config import map_name, run_folder
 from utils.constraints import ConfigError
 
@@ -59,12 +59,15 @@ def parse(argv: list[str]) -> Request:
         raise ConfigError(
             f"episodes must be a multiple of 4, not {count}: half are random, and half predicted."
         )
+    dataset = Path(values["dataset"]).absolute() if "dataset" in values else None
+    if dataset is not None and dataset.suffix != ".npz":
+        raise ConfigError(f"dataset must name a file that ends in .npz, not {values['dataset']}.")
     return Request(
         command=command,
         directory=Path(values[command]).absolute(),
         checkpoint=values.get("checkpoint", "best" if command == RECORD else "last"),
         number=count,
-        dataset=Path(values["dataset"]).absolute() if "dataset" in values else None,
+        dataset=dataset,
     )
 
 
@@ -72,7 +75,7 @@ def carry_out(request: Request, config: dict[str, Any], log: logging.Logger) -> 
     """Do what is asked for the run whose configuration is ``config`` and return the outcome in one line.
 
     Raises:
-        ConfigError: this run, or these data, can't be used.
+        ConfigError: this run, or these data, can't be used, or nothing can be written there.
         CheckpointError: there is no such checkpoint, or it is damaged.
         OSError: the results can't be written.
     """
@@ -84,9 +87,11 @@ def carry_out(request: Request, config: dict[str, Any], log: logging.Logger) -> 
             raise ConfigError(
                 f"{path} is there already, and all models are measured on the same play; delete it first."
             )
+        writable(path.parent, "name another file with dataset=FILE")
         return record(request.directory, request.checkpoint, request.number, config, path, log)
     from quality.measuring import evaluate
 
+    writable(request.directory, "copy the run to a folder of yours and name that")
     return evaluate(request.directory, request.checkpoint, request.number, config, path)
 
 

@@ -14,9 +14,6 @@ from torch import Tensor
 from components.episode_buffer import EpisodeBatch
 from components.trajectory_buffer import on_arrival
 
-TASK = ("env", "env_args", "common_reward", "reward_scalarisation")
-"""What of a run's configuration says which play it learns from."""
-
 
 class HeldOut(NamedTuple):
     """E episodes of up to T arrival records each (see ``components.trajectory_buffer``); the rest is zero."""

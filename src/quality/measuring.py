@@ -13,10 +13,11 @@ import torch
 from checkpoints import Checkpoint, CheckpointStore
 from modules.world_models.world_model import WorldModel, WorldModelConfig
 from quality.command import FORMS, INDICES, RECORD, RESULT
-from quality.held_out import TASK, HeldOut, load
+from quality.held_out import HeldOut, load
 from quality.indices import MEAN, measure
 from quality.open_loop import Measured
 from run import CHECKPOINTS, misfit
+from utils.config import TASK
 from utils.constraints import ConfigError
 from utils.typed_args import read
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from quality.held_out import TASK, HeldOut, from_episodes, join, save
+from quality.held_out import HeldOut, from_episodes, join, save
 from run import saved_policy
+from utils.config import TASK
 from utils.rl_utils import sample_categorical
 
 STREAM = "held_out"  # of random numbers, which no run draws from

@@ -46,8 +46,8 @@ def _escape(text: str) -> str:
 def marl_eval(frame: pd.DataFrame, metric: str, environments: Mapping[str, str]) -> dict[str, Any]:
     """Return curves in marl-eval's form: environment, task, algorithm, seed, then an entry per test.
 
-    ``environments`` names the environment of each run. Of two runs with the same seed the later one counts;
-    the absolute metrics are those of the last test.
+    ``environments`` names the environment of each run. A further run with the same seed has its id behind
+    it; the absolute metrics are those of the last test.
     """
     tree: dict[str, Any] = {}
     for (run, alg, task, seed), points in frame.groupby(["run", "alg", "map", "seed"], sort=False):
@@ -59,5 +59,7 @@ def marl_eval(frame: pd.DataFrame, metric: str, environments: Mapping[str, str])
             elapsed = {} if pd.isna(seconds) else {"elapsed_time": seconds}
             steps[f"step_{i}"] = {"step_count": int(step), **elapsed, metric: [value]}
         steps["absolute_metrics"] = {metric: [float(points["value"].iloc[-1])]}
-        algs.setdefault(str(alg), {})[f"seed_{seed}"] = steps
+        seeds = algs.setdefault(str(alg), {})
+        key = f"seed_{seed}"
+        seeds[f"{key}_{run}" if key in seeds else key] = steps
     return tree

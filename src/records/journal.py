@@ -14,6 +14,7 @@ torn last line is dropped by readers and cut off by a writer that resumes. The f
 the run's heartbeat. Floats are written by repr, so float64, NaN and infinities are exact.
 """
 
+import fcntl
 import json
 import os
 import secrets
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "journal.jsonl"
+LOCK = "lock"  # file of a run directory that a living run holds locked
 HEARTBEAT = 1.0  # seconds between two heartbeats of a living run
 DEAD_AFTER = 60.0  # seconds without a heartbeat after which a run counts as dead
 UID_LENGTH = 8
@@ -66,13 +68,14 @@ class Record:
     """What a journal says.
 
     ``kept`` holds, for each time the run was resumed, how many points of each metric were valid then;
-    ``damaged`` counts lines that are no events.
+    ``commits`` are those that the run was trained at, in order; ``damaged`` counts lines that are no events.
     """
 
     started: Event = field(default_factory=dict)
     metrics: dict[str, Series] = field(default_factory=dict)
     artifacts: list[Event] = field(default_factory=list)
     kept: list[dict[str, int]] = field(default_factory=list)
+    commits: list[str] = field(default_factory=list)
     ended: Event | None = None
     heartbeat: float = 0.0
     damaged: int = 0
@@ -111,13 +114,20 @@ class Record:
             self._order.append(event["name"])
         elif kind == "started":
             self.started = event
+            self._note_commit()
         elif kind == "artifact":
             self.artifacts = [a for a in self.artifacts if a["name"] != event["name"]] + [event]
         elif kind == "resumed":
             self.started = {**self.started, **{key: event[key] for key in CURRENT if key in event}}
+            self._note_commit()
             self._truncate(event["keep"])
         elif kind == "ended":
             self.ended = event
+
+    def _note_commit(self) -> None:
+        commit = (self.started.get("git") or {}).get("commit")
+        if commit and commit not in self.commits:
+            self.commits.append(commit)
 
     def _truncate(self, keep: int) -> None:
         for name in reversed(self._order[keep:]):
@@ -204,6 +214,17 @@ class Journal:
                 os.ftruncate(self._file, end)
                 raise
             self.metrics_written += event == "metric"
+
+
+def lock(directory: Path) -> bool:
+    """Make this process the one that runs in ``directory`` until it ends; False if another one does."""
+    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    return True
 
 
 def _cut_torn_line(path: Path) -> None:

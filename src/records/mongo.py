@@ -122,7 +122,7 @@ class Replica:
         self._metrics.create_index([("run_id", pymongo.ASCENDING), ("name", pymongo.ASCENDING)])
         self._runs.update_one(
             {"_id": self.uid},
-            {"$setOnInsert": _new_run(record), "$set": {"config": storable(record.config)}},
+            {"$setOnInsert": _new_run(record), "$set": as_it_is_now(record)},
             upsert=True,
         )
         self._known = self._cut(record)
@@ -263,15 +263,24 @@ def _object_id(*words: str) -> ObjectId:
     return ObjectId(hashlib.sha256("\0".join(words).encode()).digest()[:12])
 
 
-def _new_run(record: Record) -> Document:
-    started = record.started
-    entry = run_entry(record)
+def as_it_is_now(record: Record) -> Document:
+    """Return what a resume renews of the run's document."""
+    started, entry = record.started, run_entry(record)
     versions = [f"{name}=={version}" for name, version in started.get("versions", {}).items()]
+    git = {"git": started.get("git"), "commits": record.commits}
     return storable(
-        {key: entry[key] for key in ("command", "experiment", "host", "meta", "resources")}
+        {"config": record.config, "host": entry["host"], "meta": entry["meta"]}
+        | {"record": {"id": started["id"], **git, "versions": versions}}
+    )
+
+
+def _new_run(record: Record) -> Document:
+    entry = run_entry(record)
+    return storable(
+        {key: entry[key] for key in ("command", "experiment", "resources")}
         | {
             "format": "MongoObserver-0.7.0",
-            "start_time": datetime.fromtimestamp(started["time"], UTC),
+            "start_time": datetime.fromtimestamp(record.started["time"], UTC),
             "status": "RUNNING",
             "heartbeat": datetime.fromtimestamp(record.heartbeat, UTC),
             "result": None,
@@ -280,7 +289,6 @@ def _new_run(record: Record) -> Document:
             "artifacts": [],
             "captured_out": "",
             "info": {"metrics": []},
-            "record": {"id": started["id"], "git": started.get("git"), "versions": versions},
         }
     )
 

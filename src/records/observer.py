@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 from contextlib import suppress
 from datetime import datetime
@@ -11,7 +12,9 @@ from typing import Any
 from sacred.observers import RunObserver
 
 from records import sacred_files
-from records.journal import DamagedRecord, Journal, read_journal
+from records.journal import DamagedRecord, Journal, lock, read_journal
+
+log = logging.getLogger("marl")
 
 FILES_INTERVAL = 10.0  # seconds between two renewals of Sacred's files, at least
 FILES_SHARE = 0.01  # of the time goes into renewing them, at most
@@ -20,9 +23,9 @@ FILES_SHARE = 0.01  # of the time goes into renewing them, at most
 class JournalObserver(RunObserver):
     """Opens the run directory and its journal when the run starts, and closes it when the run ends.
 
-    ``root`` gets a new directory per run: 1, 2, 3, ... A run that is ``resumed`` goes on in that directory,
-    of whose journal the first ``keep`` metric events are valid. ``versions`` are those of Python and the
-    packages; ``command`` is the command line, free of credentials.
+    ``root`` gets a new directory per run: 1, 2, 3, ..., which is locked. A run that is ``resumed`` goes on in
+    that directory, locked already, of whose journal the first ``keep`` metric events are valid. ``versions``
+    are those of Python and the packages; ``command`` is the command line, free of credentials.
 
     Metrics are best given to ``journal`` directly, which writes them at once; those logged with Sacred's
     ``log_scalar`` arrive with the next heartbeat.
@@ -47,6 +50,7 @@ class JournalObserver(RunObserver):
         self._resumed = resumed
         self._keep = keep
         self._files_due = 0.0
+        self._writing = threading.Lock()  # Sacred may end the run while its heartbeat still writes
 
     def started_event(
         self,
@@ -63,6 +67,7 @@ class JournalObserver(RunObserver):
         now = {"command": self._command, "host": host_info, "versions": self._versions, "git": git}
         if self._resumed is None:
             self.dir = _new_directory(self._root)
+            lock(self.dir)  # before there is a journal that another process could go on with
             self.journal = Journal.create(
                 self.dir,
                 id=self.dir.name,
@@ -119,13 +124,14 @@ class JournalObserver(RunObserver):
 
     def _write_files(self) -> None:
         """Renew Sacred's files; what can't be written now is not lost, since the journal has it."""
-        begin = time.monotonic()
-        try:
-            sacred_files.write(self.dir, read_journal(self.dir))
-        except (OSError, DamagedRecord) as error:
-            logging.getLogger("marl").warning("Sacred's files in %s were not renewed: %s", self.dir, error)
-        now = time.monotonic()
-        self._files_due = now + max(FILES_INTERVAL, (now - begin) / FILES_SHARE)
+        with self._writing:
+            begin = time.monotonic()
+            try:
+                sacred_files.write(self.dir, read_journal(self.dir))
+            except (OSError, DamagedRecord) as error:
+                log.warning("Sacred's files in %s were not renewed: %s", self.dir, error)
+            now = time.monotonic()
+            self._files_due = now + max(FILES_INTERVAL, (now - begin) / FILES_SHARE)
 
 
 def _new_directory(root: Path) -> Path:

@@ -4,9 +4,9 @@ examples/compare_runs.py shows how they are asked.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 from records import statistics
 from records.folder import FolderStore
 from records.store import KEPT, Run, Store
-from utils.config import flatten, may_change, read_value
+from utils.config import TASK, flatten, may_change, read_value
 from utils.constraints import ConfigError, unknown
 
 TEST_METRICS = (
@@ -31,7 +31,8 @@ CURVE_COLUMNS = ["run", "alg", "map", "seed", "t_env", "seconds", "value"]
 class Filter:
     """Which runs are meant. An empty field admits all; ``keys`` holds texts of the form key=value.
 
-    ``runs`` are the beginnings of ids or run directories; ``since`` and ``until`` are days, both included.
+    ``runs`` are the beginnings of ids or run directories; ``since`` and ``until`` are days in UTC, both
+    included.
     """
 
     runs: tuple[str, ...] = ()
@@ -82,7 +83,9 @@ def select(store: Store, wanted: Filter) -> list[Run]:
     if wanted.runs:
         left = [run for text in wanted.runs for run in _named(left, text)]
     checks = {
-        f"commit {wanted.commit}": lambda run: (run.commit or "").startswith(wanted.commit),
+        f"commit {wanted.commit}": lambda run: (
+            not wanted.commit or any(commit.startswith(wanted.commit) for commit in run.commits)
+        ),
         f"start since {wanted.since}": lambda run: not wanted.since or _day(run) >= wanted.since,
         f"start until {wanted.until}": lambda run: not wanted.until or _day(run) <= wanted.until,
     }
@@ -126,7 +129,7 @@ def _named(runs: list[Run], text: str) -> list[Run]:
 
 
 def _day(run: Run) -> date:
-    return date.fromtimestamp(run.started)
+    return datetime.fromtimestamp(run.started, UTC).date()
 
 
 def runs(chosen: Sequence[Run]) -> pd.DataFrame:
@@ -231,45 +234,74 @@ def notices(chosen: Sequence[Run]) -> list[str]:
     died = [run.run for run in chosen if run.status == "DIED"]
     if died:
         lines.append(f"Died without an end (no heartbeat): {', '.join(died)}.")
-    alike: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in chosen:
-        alike[run.map][run.alg].append(run)
-    free = {"seed", *may_change()}
-    for task, by_alg in sorted(alike.items()):
-        everywhere = {run.seed for there in by_alg.values() for run in there}
-        for alg, there in sorted(by_alg.items()):
-            counts = Counter(run.seed for run in there)
-            if missing := sorted(everywhere - counts.keys()):
-                lines.append(f"{alg} on {task} lacks seed {', '.join(map(str, missing))}, which others have.")
-            if twice := sorted(seed for seed, n in counts.items() if n > 1):
-                lines.append(
-                    f"{alg} on {task} has seed {', '.join(map(str, twice))} more than once; each run counts."
-                )
-            lines += _mixed(there, f"{alg} on {task}", free)
-            commits = sorted({run.commit[:8] for run in there if run.commit})
-            if len(commits) > 1:
-                lines.append(f"The runs of {alg} on {task} are of different commits: {', '.join(commits)}.")
+        if len(run.commits) > 1:
+            commits = _shortened(run.commits)
+            lines.append(f"{run.run} ({run.alg} on {run.map}) was trained at commits {commits}.")
+    on_map: dict[str, list[Run]] = defaultdict(list)
+    for run in chosen:
+        on_map[run.map].append(run)
+    for task, there in sorted(on_map.items()):
+        lines += _notices_on_map(task, there)
     builds = sorted({run.build for run in chosen if run.build})
     if len(builds) > 1:
         lines.append(f"There are results of different StarCraft II builds, kept apart: {', '.join(builds)}.")
     return lines
 
 
-def _mixed(alike: Sequence[Run], what: str, free: set[str]) -> list[str]:
-    """Return a sentence if runs that share a name were configured differently but for the keys ``free``."""
-    configs = [flatten(run.config) for run in alike if run.status != KEPT]
+def _notices_on_map(task: str, on_map: Sequence[Run]) -> list[str]:
+    """Return what to know of the runs on one map, first algorithm by algorithm."""
+    lines = []
+    of_alg: dict[str, list[Run]] = defaultdict(list)
+    for run in on_map:
+        of_alg[run.alg].append(run)
+    free = {"seed", *may_change()}
+    configured = {run.run: _configured(run, free) for run in on_map if run.status != KEPT}
+    everywhere = {run.seed for run in on_map}
+    for alg, there in sorted(of_alg.items()):
+        counts = Counter(run.seed for run in there)
+        if missing := sorted(everywhere - counts.keys()):
+            lines.append(f"{alg} on {task} lacks seed {', '.join(map(str, missing))}, which others have.")
+        if twice := sorted(seed for seed, n in counts.items() if n > 1):
+            seeds = ", ".join(map(str, twice))
+            lines.append(f"{alg} on {task} has seed {seeds} more than once; each run counts.")
+        if different := _differing([configured[run.run][1] for run in there if run.run in configured]):
+            lines.append(
+                f"The runs of {alg} on {task} differ in {different} and are counted together; choose with"
+                " --key KEY=VALUE."
+            )
+    if different := _differing([task for task, _ in configured.values()]):
+        lines.append(f"The runs on {task} differ in their task, {different}; choose with --key KEY=VALUE.")
+    commits = {alg: {run.commit for run in there if run.commit} for alg, there in of_alg.items()}
+    if len(set().union(*commits.values())) > 1:
+        listed = ", ".join(f"{alg} {_shortened(sorted(of))}" for alg, of in sorted(commits.items()) if of)
+        lines.append(f"The runs on {task} are of different commits: {listed}.")
+    return lines
+
+
+def _shortened(commits: Iterable[str]) -> str:
+    return " and ".join(commit[:8] for commit in commits)
+
+
+def _configured(run: Run, free: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the run's task and its method: its configuration but for the keys that are ``free``."""
+    task: dict[str, Any] = {}
+    method: dict[str, Any] = {}
+    for key, value in flatten(run.config).items():
+        if key not in free:
+            (task if key.partition(".")[0] in TASK else method)[key] = value
+    return task, method
+
+
+def _differing(configs: Sequence[dict[str, Any]]) -> str:
+    """Return the keys in which ``configs`` differ, with their values; nothing if they don't."""
     values = {
         key: sorted({str(config.get(key, "-")) for config in configs})
-        for key in sorted({key for config in configs for key in config} - free)
+        for key in sorted({key for config in configs for key in config})
     }
     different = [f"{key} ({', '.join(there)})" for key, there in values.items() if len(there) > 1]
-    if not different:
-        return []
     more = f" and {len(different) - MOST_KEYS} more keys" if len(different) > MOST_KEYS else ""
-    listed = ", ".join(different[:MOST_KEYS])
-    return [
-        f"The runs of {what} differ in {listed}{more} and are counted together; choose with --key KEY=VALUE."
-    ]
+    return ", ".join(different[:MOST_KEYS]) + more
 
 
 def without(chosen: Sequence[Run], metric: str) -> list[str]:

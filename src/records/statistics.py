@@ -53,21 +53,22 @@ def _iqm_of_all(*strata: Array, axis: int) -> Any:
 
 
 def values_at(frame: pd.DataFrame, step: int | None) -> tuple[Array, int]:
-    """Return each run's value at ``step`` (None: its last), and the number of runs that end before it.
+    """Return each run's value at ``step`` (None: its last), and the number of runs that end before it."""
+    values = [value_at(points, step) for _, points in frame.groupby("run", sort=False)]
+    there = [value for value in values if value is not None]
+    return np.array(there, dtype=np.float64), len(values) - len(there)
+
+
+def value_at(run: pd.DataFrame, step: int | None) -> float | None:
+    """Return a run's value at ``step`` (None: its last), or None if it ends before.
 
     Between tests a curve is taken to be straight. A run counts as reaching a step that lies behind its last
     test by less than its usual interval; it has the last test's value there.
     """
-    values, short = [], 0
-    for _, points in frame.groupby("run", sort=False):
-        steps, run_values = points["t_env"].to_numpy(), points["value"].to_numpy(dtype=np.float64)
-        if step is None:
-            values.append(run_values[-1])
-        elif reaches(steps, step):
-            values.append(float(np.interp(step, steps, run_values)))
-        else:
-            short += 1
-    return np.array(values), short
+    steps, values = run["t_env"].to_numpy(), run["value"].to_numpy(dtype=np.float64)
+    if step is None:
+        return float(values[-1])
+    return float(np.interp(step, steps, values)) if reaches(steps, step) else None
 
 
 def reaches(steps: NDArray[Any], step: int) -> bool:

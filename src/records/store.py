@@ -14,7 +14,8 @@ KEPT = "KEPT"  # status of a run of which no more than curves is left
 class Run:
     """A run without its points. Times are Unix seconds, ``seconds`` the time from its start to its last sign.
 
-    ``metrics`` names its metrics, ``t_env`` is the last environment step of any.
+    ``metrics`` names its metrics, ``t_env`` is the last environment step of any. ``commit`` and ``dirty`` are
+    those of the last part of the run; ``commits`` are all that it was trained at.
     """
 
     run: str
@@ -29,6 +30,7 @@ class Run:
     points: int
     commit: str | None
     dirty: bool | None
+    commits: tuple[str, ...]
     build: str | None
     config: dict[str, Any] = field(repr=False)
     metrics: tuple[str, ...] = field(repr=False)
@@ -70,6 +72,7 @@ def summary(record: Record) -> dict[str, Any]:
         "last_time": max((time for _, time in last), default=started["time"]),
         "points": record.points or sum(map(len, record.metrics.values())),
         "git": started.get("git") or {},
+        "commits": record.commits,
         "versions": started.get("versions", {}),
         "metrics": sorted(record.metrics),
         "status": ended.get("status"),
@@ -100,6 +103,7 @@ def run_of(summary: Mapping[str, Any], heartbeat: float, where: str) -> Run:
         points=summary["points"],
         commit=git.get("commit"),
         dirty=git.get("dirty"),
+        commits=tuple(summary["commits"]),
         build=summary["versions"].get("game_build"),
         config=config,
         metrics=tuple(summary["metrics"]),

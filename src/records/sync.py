@@ -9,7 +9,7 @@ from pymongo.database import Database
 from records import sacred_files
 from records.folder import read_record
 from records.journal import FILE, DamagedRecord, Record
-from records.mongo import BehindError, Document, digest, send, series
+from records.mongo import BehindError, Document, as_it_is_now, digest, send, series
 
 
 def sync(database: Database[Document], directories: Iterable[Path]) -> Iterator[str]:
@@ -50,6 +50,8 @@ def _differences(database: Database[Document], record: Record) -> Iterator[str]:
         return
     if run["status"] != record.status:
         yield f"its status is {record.status}, in the database {run['status']}"
+    if other := [key for key, value in as_it_is_now(record).items() if run[key] != value]:
+        yield f"its {' and '.join(other)} differ from those in the database"
     there = {found["name"]: series(found) for found in database.metrics.find({"run_id": record.uid})}
     for name in sorted(record.metrics.keys() | there.keys()):
         here_n, there_n = (len(points.get(name, ())) for points in (record.metrics, there))

@@ -1,8 +1,10 @@
 """Reading command lines: what is wrong with one is said in one sentence."""
 
 import argparse
+import os
 import re
 from decimal import Decimal
+from pathlib import Path
 from typing import NoReturn
 
 from utils.constraints import ConfigError, hint
@@ -31,6 +33,18 @@ def _whole_from(least: int, text: str) -> int:
         if number >= least and number == int(number):
             return int(number)
     raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+
+
+def writable(folder: Path, remedy: str) -> Path:
+    """Return ``folder`` if files can be made in it, or in what exists of the path to it.
+
+    Raises:
+        ConfigError: they can't; the sentence ends with the ``remedy``.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"Results can't be written to {folder}; {remedy}.")
+    return folder
 
 
 def read_words(argv: list[str], known: list[str], form: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ OTHER_FORMS = {  # what main.py takes instead of --config and --env-config
     "check sc2|sc2v2": "tell what an environment needs and lacks",
 }
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "config"
+TASK = ("env", "env_args", "common_reward", "reward_scalarisation")  # keys that say what a run learns
 WORDS = {"null": None, "none": None, "true": True, "false": False}
 
 

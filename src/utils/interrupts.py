@@ -18,7 +18,7 @@ _held = False
 def install() -> None:
     """Let a SIGINT or SIGTERM raise KeyboardInterrupt, and a SIGINT after that not disturb the closing.
 
-    A SIGTERM after either of them ends the process at once, should the closing hang.
+    A SIGTERM during the closing ends the process at once, should it hang.
     """
     signal.signal(signal.SIGINT, _handle)
     signal.signal(signal.SIGTERM, _handle)
@@ -26,8 +26,9 @@ def install() -> None:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     global _requested
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    waits = _held and not _requested
+    # Systems that stop a service or a job signal all of its processes, and a study passes its own signal on:
+    # the second SIGTERM is not meant to be more urgent than the first.
+    waits = _held and (number == signal.SIGTERM or not _requested)
     _requested = True
     if waits:
         os.write(2, WAITING)  # print may be what was interrupted
@@ -37,7 +38,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let the first signal within the block wait for its end; the second raises KeyboardInterrupt there."""
+    """Let the first signal within the block wait for its end, and any SIGTERM; a second Ctrl-C raises
+    KeyboardInterrupt there."""
     global _held
     _held = True
     try:
@@ -58,4 +60,5 @@ def check() -> None:
     """
     if _requested:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise KeyboardInterrupt

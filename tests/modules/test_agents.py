@@ -45,3 +45,17 @@ def test_the_recurrent_state_alone_carries_the_past(agent_class):
     torch.testing.assert_close(rest, whole[:, 2:])
     forgetful, _ = agent.unroll(inputs[:, 2:], torch.zeros(5, 32))
     assert (forgetful - whole[:, 2:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("agent_class", [RNNAgent, FourierRNNAgent])
+def test_what_rounds_products_leaves_the_recurrent_state_alone(agent_class):
+    """Else a policy would be trained on another one's actions: it acts by steps and learns from sequences."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    agent = make_agent(agent_class).to(device)
+    inputs, hidden = torch.rand(5, 4, 2, device=device), torch.zeros(5, 32, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        _, hiddens = agent.unroll(inputs, hidden)
+        for t in range(4):
+            _, hidden = agent(inputs[:, t], hidden)
+            assert hidden.dtype == torch.float32
+            torch.testing.assert_close(hidden, hiddens[:, t])

@@ -1,5 +1,7 @@
 """What the command lines about world-model quality say to bad requests."""
 
+import logging
+
 import pytest
 
 from quality import command
@@ -26,12 +28,22 @@ def test_the_words_become_a_request(tmp_path):
         (["evaluate_world_model=x", "horizon=0"], "horizon must be a whole number"),
         (["record_dataset=x", "episodes=many"], "episodes must be a whole number"),
         (["record_dataset=x", "episodes=6"], "multiple of 4"),
+        (["record_dataset=x", "dataset=play"], "ends in .npz, not play"),
     ],
 )
 def test_bad_words_are_answered_with_a_sentence(words, message):
     assert command.is_asked_for(words)
     with pytest.raises(ConfigError, match=message):
         command.parse(words)
+
+
+@pytest.mark.parametrize(
+    "words", [["evaluate_world_model=/dev/null"], ["record_dataset=x", "dataset=/dev/null/x.npz"]]
+)
+def test_where_nothing_can_be_written_nothing_is_begun(words):
+    config = {"local_results_path": "x", "name": "gawm", "env": "smax", "env_args": {"map_name": "3m"}}
+    with pytest.raises(ConfigError, match="can't be written to /dev/null"):
+        command.carry_out(command.parse(words), config, logging.getLogger("test"))
 
 
 def test_an_ordinary_request_is_none_of_these():

@@ -16,6 +16,7 @@ from records import sacred_files, sync
 from records.folder import run_directories
 from records.journal import FILE, Journal, Series, read_journal
 from records.mongo import BehindError, connect, digest, send, series
+from records.mongo_store import MongoStore
 from records.observer import JournalObserver
 from records.replicator import PATIENCE, MongoReplicator
 from utils.constraints import ConfigError
@@ -239,6 +240,22 @@ def test_several_resumes_cut_what_was_dropped(mongo_uri, tmp_path):
             assert list(sync.verify(database, [directory])) == []
     stored = database.metrics.find_one({"run_id": read_journal(directory).uid, "name": "loss"})
     assert stored["steps"] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_resume_renews_is_renewed_in_the_database(mongo_uri, tmp_path):
+    database, directory = connect(mongo_uri), tmp_path / "1"
+    _journal(directory, 2).close()
+    send(database, read_journal(directory), directory)
+    config = read_journal(directory).config
+    now = {"git": {"commit": "fedcba", "dirty": True}, "versions": {"torch": "3"}, "command": ["again"]}
+    Journal.resume(directory, 2, config=config, host={"hostname": "there"}, **now).close()
+    assert any("host and meta and record differ" in line for line in sync.verify(database, [directory]))
+    send(database, read_journal(directory), directory)
+    assert list(sync.verify(database, [directory])) == []
+    uid = read_journal(directory).uid
+    (run,) = (run for run in MongoStore(mongo_uri).runs() if run.run == uid)
+    assert (run.commit, run.dirty, run.details["host"]) == ("fedcba", True, "there")
+    assert run.commits == tuple(read_journal(directory).commits)
 
 
 def test_a_copy_that_a_resume_overtakes_is_told_so(mongo_uri, tmp_path):

@@ -284,12 +284,51 @@ def test_runs_of_one_name_and_several_configurations_are_told(tmp_path):
     write_run(tmp_path, alg="vdn", seed=1)
     runs = FolderStore([tmp_path]).runs()
     assert query.notices(runs) == []
-    write_run(tmp_path, seed=2, lr=0.001, env="smaclite")
+    write_run(tmp_path, seed=2, lr=0.001)
     write_run(tmp_path, alg="vdn", seed=2)
     assert query.notices(FolderStore([tmp_path]).runs()) == [
-        "The runs of qmix on 3m differ in env (smaclite, smax), lr (0.0005, 0.001) and are counted together;"
-        " choose with --key KEY=VALUE."
+        "The runs of qmix on 3m differ in lr (0.0005, 0.001) and are counted together; choose with"
+        " --key KEY=VALUE."
     ]
+
+
+def test_algorithms_that_learn_different_tasks_or_come_of_different_code_are_told(tmp_path):
+    write_run(tmp_path, "mappo", commit="1234567890")
+    write_run(tmp_path, "qmix", env="smaclite", common_reward=True, commit="abcdefghij")
+    write_run(tmp_path, "mappo", "8m", env="smaclite")  # another map may well be another task
+    assert query.notices(FolderStore([tmp_path]).runs()) == [
+        "The runs on 3m differ in their task, common_reward (-, True), env (smaclite, smax); choose with"
+        " --key KEY=VALUE.",
+        "The runs on 3m are of different commits: mappo 12345678, qmix abcdefgh.",
+    ]
+
+
+def test_a_run_that_went_on_with_other_code_belongs_to_both_commits(tmp_path):
+    directory = write_run(tmp_path, commit="abcdefghij", status=None)
+    git = {"commit": "1234567890", "dirty": False}
+    Journal.resume(directory, keep=1, config=read_journal(directory).config, git=git).close()
+    store = FolderStore([tmp_path])
+    (run,) = store.runs()
+    assert (run.commit, run.commits) == ("1234567890", ("abcdefghij", "1234567890"))
+    for commit in run.commits:
+        assert select(store, Filter(commit=commit[:4])) == [run]
+    (notice,) = query.notices([run])
+    assert notice == f"{run.run} (qmix on 3m) was trained at commits abcdefgh and 12345678."
+
+
+def test_days_are_those_that_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        write_run(tmp_path)
+        store = FolderStore([tmp_path])
+        (run,) = store.runs()
+        (started,) = query.runs([run])["started"]
+        day = started.date()
+        assert select(store, Filter(since=day, until=day)) == [run]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_algorithms_that_end_at_different_steps_are_told(tmp_path):

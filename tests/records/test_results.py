@@ -14,6 +14,8 @@ import pytest
 from samples import write_run, write_runs
 
 import results
+from records import export, query
+from records.folder import FolderStore
 from records.journal import FILE, read_journal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +97,16 @@ def test_curves_in_the_form_of_marl_eval(ask):
     assert [step["step_count"] for step in steps] == [0, 1000, 2000]
     assert [step["test_battle_won_mean"] for step in steps] == [[0.01], [0.31], [0.61]]
     assert runs["seed_1"]["absolute_metrics"] == {"test_battle_won_mean": [0.61]}
+
+
+def test_runs_with_one_seed_both_go_to_marl_eval(tmp_path):
+    for _ in range(2):
+        write_run(tmp_path)
+    store = FolderStore([tmp_path])
+    runs = store.runs()
+    frame = query.curves(store, runs, "test_battle_won_mean")
+    tree = export.marl_eval(frame, "test_battle_won_mean", {run.run: "smax" for run in runs})
+    assert sorted(tree["smax"]["3m"]["qmix"]) == ["seed_0", f"seed_0_{runs[1].run}"]
 
 
 BOTH = ["--alg", "qmix", "mappo"]

@@ -40,6 +40,16 @@ def test_a_second_ctrl_c_does_not_wait():
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_sigterm_waits_too(first):
+    with interrupts.held():
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.check()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # should the closing hang
+
+
 def test_a_signal_after_the_work_does_not_wait():
     with interrupts.held():
         pass

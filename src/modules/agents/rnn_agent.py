@@ -64,10 +64,11 @@ class RNNAgent(nn.Module):
         """The recurrent state (N, T, hidden_dim) after each step of `features` (N, T, hidden_dim)."""
         if not isinstance(self.rnn, nn.GRU):
             return F.relu(self.rnn(features))
-        if features.shape[1] == 1:  # acting, for which the module for sequences takes twice as long
-            return torch.gru_cell(features[:, 0], hidden_state, *self.rnn.all_weights[0]).unsqueeze(1)
         # In float32 in any precision: autocast would take the sequence to float16 on a GPU, which has no room
-        # for the small gradients of a policy.
+        # for the small gradients of a policy, and a single step to another type than the sequence.
         with torch.autocast(features.device.type, enabled=False):
-            hiddens, _ = self.rnn(features.float(), hidden_state.float().unsqueeze(0).contiguous())
+            features, hidden_state = features.float(), hidden_state.float()
+            if features.shape[1] == 1:  # acting, for which the module for sequences takes twice as long
+                return torch.gru_cell(features[:, 0], hidden_state, *self.rnn.all_weights[0]).unsqueeze(1)
+            hiddens, _ = self.rnn(features, hidden_state.unsqueeze(0).contiguous())
         return hiddens
