@@ -118,6 +118,15 @@ def _imagined_policy(config: Config) -> str | None:
     return None
 
 
+def _step_number(config: Config) -> str | None:
+    if config["learner"] == "gawm_learner" and config["env_args"].get("obs_timestep_number"):
+        return (
+            "A world model takes agents that observe nothing but zeros for dead, so"
+            " env_args.obs_timestep_number must be False."
+        )
+    return None
+
+
 def _latent_policy(config: Config) -> str | None:
     if config["mac"] != "latent_mac":
         return None
@@ -139,5 +148,6 @@ RULES: list[Callable[[Config], str | None]] = [
     _attention_heads,
     _windows,
     _imagined_policy,
+    _step_number,
     _latent_policy,
 ]

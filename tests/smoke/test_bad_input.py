@@ -78,6 +78,10 @@ CASES = {
         ["--config=gawm_small", "--env-config=smax", "with", "obs_last_action=True"],
         ["imagination", "obs_last_action must be False"],
     ),
+    "a step's number where zeros tell the dead": (
+        ["--config=gawm", "--env-config=sc2", "with", "env_args.obs_timestep_number=True"],
+        ["obs_timestep_number must be False"],
+    ),
     "individual rewards to mix": (
         [*GYMMA, "env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "common_reward=False"],
         ["mixer qmix"],
