@@ -1,5 +1,6 @@
 """Pictures of runs: learning curves and comparisons over maps, each one file (PNG, PDF or SVG)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ LABELS = {
     "gci": "global consistency index (GCI)",
 }
 X_LABELS = {"t_env": "environment steps", "hours": "hours", "horizon": "steps ahead"}
+LEGEND_ENTRY = 3.2  # inches that a name in a legend may take
 BANDS = {"iqm": "interquartile mean, 95 % bootstrap interval", "median": "median, quartiles"}
 WIN_RATES = ("test_battle_won_mean", "battle_won_mean")
 
@@ -31,25 +33,39 @@ def draw_curves(frames: Mapping[str, pd.DataFrame], path: Path, kind: str = "iqm
     """Draw curves over ``x`` (one of ``X_LABELS``): a column per map, a row per metric of ``frames``."""
     everything = pd.concat(frames.values())
     maps = sorted(everything["map"].unique())
-    colours = {alg: f"C{i}" for i, alg in enumerate(sorted(everything["alg"].unique()))}
-    size = (1.2 + 4.6 * len(maps), 0.4 + 3.5 * len(frames))
+    algs = sorted(everything["alg"].unique())
+    colours = {str(alg): f"C{i}" for i, alg in enumerate(algs)}
+    width = 1.2 + 4.6 * len(maps)
+    columns = max(1, int(width / LEGEND_ENTRY))
+    size = (width, 0.4 + 3.5 * len(frames) + 0.25 * math.ceil(len(algs) / columns))
     figure, panels = plt.subplots(len(frames), len(maps), figsize=size, squeeze=False, layout="constrained")
     for row, (metric, frame) in zip(panels, frames.items(), strict=True):
         for panel, task in zip(row, maps, strict=True):
             here = frame[frame["map"] == task]
             for alg, group in here.groupby("alg"):
-                _draw_band(panel, str(alg), group, kind, x, colours[str(alg)])
+                _draw_band(panel, group, kind, x, colours[str(alg)])
             panel.set(title=task, xlabel=X_LABELS[x], ylabel=LABELS.get(metric, metric), xlim=(0, None))
             if metric in WIN_RATES:
                 panel.set_ylim(-0.02, 1.02)
             if x == "t_env":
                 panel.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
-            tidy(panel, legend=not here.empty)
+            tidy(panel, legend=False)
+    seeds = everything.groupby(["alg", "map"])["run"].nunique().groupby("alg").agg(["min", "max"])
+    handles = [
+        mpl.lines.Line2D([], [], color=colours[str(alg)], label=f"{alg} ({_seeds(*seeds.loc[alg])})")
+        for alg in algs
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
     figure.supxlabel(BANDS[kind], fontsize="small", color="0.4")
     save(figure, path)
 
 
-def _draw_band(panel: Any, alg: str, group: pd.DataFrame, kind: str, x: str, colour: str) -> None:
+def _seeds(fewest: int, most: int) -> str:
+    """Say of how many seeds an algorithm's curves are, which may differ from map to map."""
+    return f"{fewest} seed{'s' * (fewest > 1)}" if fewest == most else f"{fewest} to {most} seeds"
+
+
+def _draw_band(panel: Any, group: pd.DataFrame, kind: str, x: str, colour: str) -> None:
     """Draw one algorithm; where only some of its runs go on, its line is dotted."""
     if x == "hours":
         group = group.assign(hours=group["seconds"] / 3600).dropna(subset="hours")
@@ -58,10 +74,9 @@ def _draw_band(panel: Any, alg: str, group: pd.DataFrame, kind: str, x: str, col
         return
     grid, values = statistics.align(group, x)
     centre, low, high = statistics.band(values, kind)
-    n = len(values)
     partial = np.isnan(values).any(axis=0)
     end = int(np.flatnonzero(~partial)[-1]) if not partial.all() else 0
-    panel.plot(grid[: end + 1], centre[: end + 1], color=colour, label=f"{alg} ({n} seed{'s' * (n > 1)})")
+    panel.plot(grid[: end + 1], centre[: end + 1], color=colour)
     panel.plot(grid[end:], centre[end:], color=colour, linestyle=":")
     panel.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
 
