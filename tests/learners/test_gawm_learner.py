@@ -339,8 +339,9 @@ def test_bfloat16_learns_nearly_the_same(relative: str, caplog: pytest.LogCaptur
     for key in ("wm_kl", "wm_obs_loss", "wm_reward_loss", "wm_continue_loss"):
         assert statistics[key].item() == pytest.approx(expected[key].item(), rel=0.05)
     assert all(p.dtype == torch.float32 for p in rounded.world_model.parameters())
-    weights = rounded.world_model.prior_head[0].weight
-    assert torch.equal(weights, exact.world_model.prior_head[0].weight) == no_effect
+    weights, as_before = (learner.world_model.prior_head[0].weight for learner in (rounded, exact))
+    # Without an effect products may still be another library's, which adds up in another order.
+    assert torch.allclose(weights, as_before, rtol=0, atol=1e-6) == no_effect
 
 
 needs_compiler = pytest.mark.skipif(
