@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from utils.command_line import read_count, read_words, writable
+from utils.command_line import COPY_RUN, read_count, read_words, writable
 from utils.constraints import ConfigError
 
 FORM = "main.py evaluate=DIRECTORY [checkpoint=best|last|STEP] [episodes=1000] [render=gif]"
 FOLDER = "evaluations"  # of a run directory
-ELSEWHERE = "copy the run to a folder of yours and name that"
 RENDERED = 4  # episodes that are drawn
 MILLISECONDS = 120  # a picture of an animation is shown, the last one for a second
 CONFIDENCE = 0.95
@@ -72,7 +71,7 @@ def evaluate(request: Request, config: dict[str, Any], log: logging.Logger) -> s
     """
     from run import saved_policy
 
-    folder = writable(request.directory / FOLDER, ELSEWHERE)
+    folder = writable(request.directory / FOLDER, COPY_RUN)
     if request.render and config["env"] != "smax":
         raise ConfigError(f"render={request.render} draws battles of smax, not episodes of {config['env']}.")
     camera = Camera() if request.render else None

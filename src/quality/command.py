@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.command_line import read_count, read_words, writable
+from utils.command_line import COPY_RUN, read_count, read_words, writable
 from utils.config import map_name, run_folder
 from utils.constraints import ConfigError
 
@@ -91,7 +91,7 @@ def carry_out(request: Request, config: dict[str, Any], log: logging.Logger) -> 
         return record(request.directory, request.checkpoint, request.number, config, path, log)
     from quality.measuring import evaluate
 
-    writable(request.directory, "copy the run to a folder of yours and name that")
+    writable(request.directory, COPY_RUN)
     return evaluate(request.directory, request.checkpoint, request.number, config, path)
 
 

@@ -68,14 +68,14 @@ class Record:
     """What a journal says.
 
     ``kept`` holds, for each time the run was resumed, how many points of each metric were valid then;
-    ``commits`` are those that the run was trained at, in order; ``damaged`` counts lines that are no events.
+    ``earlier_commits`` are those that it was trained at before; ``damaged`` counts lines that are no events.
     """
 
     started: Event = field(default_factory=dict)
     metrics: dict[str, Series] = field(default_factory=dict)
     artifacts: list[Event] = field(default_factory=list)
     kept: list[dict[str, int]] = field(default_factory=list)
-    commits: list[str] = field(default_factory=list)
+    earlier_commits: list[str] = field(default_factory=list)
     ended: Event | None = None
     heartbeat: float = 0.0
     damaged: int = 0
@@ -114,20 +114,15 @@ class Record:
             self._order.append(event["name"])
         elif kind == "started":
             self.started = event
-            self._note_commit()
         elif kind == "artifact":
             self.artifacts = [a for a in self.artifacts if a["name"] != event["name"]] + [event]
         elif kind == "resumed":
+            before = (self.started.get("git") or {}).get("commit")
+            self.earlier_commits += [before] if before else []
             self.started = {**self.started, **{key: event[key] for key in CURRENT if key in event}}
-            self._note_commit()
             self._truncate(event["keep"])
         elif kind == "ended":
             self.ended = event
-
-    def _note_commit(self) -> None:
-        commit = (self.started.get("git") or {}).get("commit")
-        if commit and commit not in self.commits:
-            self.commits.append(commit)
 
     def _truncate(self, keep: int) -> None:
         for name in reversed(self._order[keep:]):

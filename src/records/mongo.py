@@ -267,7 +267,7 @@ def as_it_is_now(record: Record) -> Document:
     """Return what a resume renews of the run's document."""
     started, entry = record.started, run_entry(record)
     versions = [f"{name}=={version}" for name, version in started.get("versions", {}).items()]
-    git = {"git": started.get("git"), "commits": record.commits}
+    git = {"git": started.get("git"), "earlier_commits": record.earlier_commits}
     return storable(
         {"config": record.config, "host": entry["host"], "meta": entry["meta"]}
         | {"record": {"id": started["id"], **git, "versions": versions}}

@@ -67,7 +67,7 @@ def _summary(document: Document, metrics: Sequence[Document]) -> dict[str, Any]:
         "last_time": max((found["last_time"] for found in metrics), default=started),
         "points": sum(found["n"] for found in metrics),
         "git": document["record"]["git"] or {},
-        "commits": document["record"].get("commits", []),
+        "earlier_commits": document["record"].get("earlier_commits", []),
         "versions": dict(text.split("==", 1) for text in document["record"]["versions"]),
         "metrics": sorted(found["name"] for found in metrics),
         "status": document["status"] if ended else None,

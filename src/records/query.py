@@ -270,7 +270,7 @@ def _notices_on_map(task: str, on_map: Sequence[Run]) -> list[str]:
                 f"The runs of {alg} on {task} differ in {different} and are counted together; choose with"
                 " --key KEY=VALUE."
             )
-    if different := _differing([task for task, _ in configured.values()]):
+    if different := _differing([its_task for its_task, _ in configured.values()]):
         lines.append(f"The runs on {task} differ in their task, {different}; choose with --key KEY=VALUE.")
     commits = {alg: {run.commit for run in there if run.commit} for alg, there in of_alg.items()}
     if len(set().union(*commits.values())) > 1:

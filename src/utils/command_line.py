@@ -35,6 +35,9 @@ def _whole_from(least: int, text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
 
 
+COPY_RUN = "copy the run to a folder of yours and name that"  # where a run directory isn't writable
+
+
 def writable(folder: Path, remedy: str) -> Path:
     """Return ``folder`` if files can be made in it, or in what exists of the path to it.
 

@@ -316,6 +316,16 @@ def test_a_run_that_went_on_with_other_code_belongs_to_both_commits(tmp_path):
     assert notice == f"{run.run} (qmix on 3m) was trained at commits abcdefgh and 12345678."
 
 
+def test_a_run_of_sacreds_files_alone_is_found_by_its_commit(tmp_path):
+    directory = write_run(tmp_path, commit="abcdefghij")
+    record = read_journal(directory)
+    record.started["experiment"] = {"repositories": [record.started["git"]]}
+    sacred_files.write(directory, record)
+    (directory / FILE).unlink()
+    (run,) = select(FolderStore([tmp_path]), Filter(commit="abcd"))
+    assert run.commits == ("abcdefghij",)
+
+
 def test_days_are_those_that_are_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
