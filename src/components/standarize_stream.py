@@ -50,6 +50,15 @@ class RunningMeanStd:
         self.update(values, mask)
         return self.normalise(values)
 
+    def scale(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Takes in `values`, as `update` does, and returns them with a running mean square of 1.
+
+        Nothing is taken off, as it must be for rewards where the end of an episode is worth 0: without their
+        mean, every further step would cost it.
+        """
+        self.update(values, mask)
+        return values / (self.var + self.mean.square()).clamp_min(1e-8).sqrt()
+
     def normalise(self, values: Tensor) -> Tensor:
         """`values` (..., features) with the running mean taken off and in running standard deviations."""
         return (values - self.mean) / self.std

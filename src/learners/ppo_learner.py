@@ -64,7 +64,7 @@ class PPOConfig:
     normalise_values: bool
     """The critic predicts returns in running standard deviations."""
     standardise_rewards: bool
-    """Rewards are scaled to mean 0 and deviation 1, by running statistics."""
+    """Rewards are scaled to a running mean square of 1; nothing is taken off."""
     learner_log_interval: int
     """Environment steps between two logs."""
     device: Any
@@ -171,7 +171,7 @@ class PPOLearner:
     def _rewards(self, batch: EpisodeBatch, mask: Tensor) -> Tensor:
         rewards = batch["reward"][:, :-1]
         if self.config.standardise_rewards:
-            rewards = self.reward_stats.standardise(rewards, mask)
+            rewards = self.reward_stats.scale(rewards, mask)
         return rewards
 
     # gradient steps

@@ -46,7 +46,7 @@ class QConfig:
     target_update_interval_or_tau: float
     """Above 1: updates between two copies to the target network. Otherwise: share mixed in at each update."""
     standardise_rewards: bool
-    """Rewards are scaled to mean 0 and deviation 1, by running statistics."""
+    """Rewards are scaled to a running mean square of 1; nothing is taken off."""
     learner_log_interval: int
     """Environment steps between two logs."""
     device: Any
@@ -109,7 +109,7 @@ class QLearner:
         """TD(lambda) targets (batch, T, 1 or n_agents) from the online values of all actions `agent_qs`."""
         rewards = batch["reward"][:, :-1]
         if self.config.standardise_rewards:
-            rewards = self.reward_stats.standardise(rewards, mask)
+            rewards = self.reward_stats.scale(rewards, mask)
         target_qs = sequence_outputs(self.target_mac, batch)
         judge = agent_qs if self.config.double_q else target_qs
         best = masked_argmax(judge[:, 1:], batch["avail_actions"][:, 1:])

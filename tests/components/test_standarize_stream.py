@@ -1,5 +1,6 @@
 """Running moments against those of all data at once."""
 
+import pytest
 import torch
 
 from components.standarize_stream import RunningMeanStd
@@ -36,6 +37,20 @@ def test_one_scale_may_serve_all_columns():
     stats.update(data, torch.ones(20, 1))
     torch.testing.assert_close(stats.mean, data.mean().view(1))
     torch.testing.assert_close(stats.var, data.var(correction=0).view(1))
+
+
+def test_scaled_values_have_a_mean_square_of_one_and_keep_their_signs():
+    torch.manual_seed(0)
+    stats = RunningMeanStd(shape=(1,), epsilon=1e-8)
+    data = 5 * torch.randn(100, 1) + 20
+    scaled = stats.scale(data)
+    assert scaled.square().mean().item() == pytest.approx(1, rel=1e-4)
+    torch.testing.assert_close(scaled * data.square().mean().sqrt(), data)
+
+
+def test_values_that_never_change_are_scaled_to_one():
+    stats = RunningMeanStd(shape=(1,), epsilon=1e-8)
+    torch.testing.assert_close(stats.scale(torch.full((50, 1), -0.1)), -torch.ones(50, 1))
 
 
 def test_state_roundtrip():

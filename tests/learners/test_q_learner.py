@@ -8,6 +8,7 @@ import torch
 from controllers.basic_controller import BasicMAC
 from learners.q_learner import QLearner
 from utils.guards import TrainingDiverged
+from utils.rl_utils import masked_mean, step_mask
 
 
 def make_learner(args, batch, logger) -> QLearner:
@@ -66,6 +67,21 @@ def test_individual_rewards_belong_to_their_agents(make_args, make_batch, logger
     expected = slow_loss(learner, batch, args)
     learner.train(batch, 0, 0)
     assert logger.stats["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_rewards_are_scaled_and_nothing_is_taken_off(make_args, make_batch, logger):
+    batch = make_batch([8, 3, 5])
+    losses = []
+    for scale in (1.0, 1000.0):
+        batch["reward"][:] *= scale
+        learner = make_learner(make_args(standardise_rewards=True), batch, logger)
+        learner.train(batch, 0, 0)
+        losses.append(logger.stats["loss"])
+    real = step_mask(batch["filled"])
+    batch["reward"][:, :-1] /= masked_mean(batch["reward"][:, :-1].square(), real).sqrt()
+    args = make_args()
+    expected = slow_loss(make_learner(args, batch, logger), batch, args)
+    assert losses == pytest.approx([expected, expected], rel=1e-3)
 
 
 def test_padding_changes_nothing(make_args, make_batch, logger):
