@@ -91,10 +91,12 @@ def _prepare(name: str, threads: int) -> tuple[Case, Any]:
     import torch
 
     from utils.allocator import keep_freed_memory
+    from utils.products import use_faster_library
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     keep_freed_memory()
+    use_faster_library()
     return {**CASES, **FULL_CASES}[name](), torch
 
 

@@ -21,6 +21,7 @@ from utils.allocator import keep_freed_memory
 from utils.config import map_name
 from utils.constraints import ConfigError
 from utils.logging import Logger
+from utils.products import use_faster_library
 from utils.progress import Progress
 from utils.registered import check_names
 from utils.seeding import GlobalGenerators, seed_global_generators, spawn
@@ -220,6 +221,8 @@ def arguments(config: dict[str, Any], console_logger: logging.Logger) -> Argumen
     if args.cpu_threads:
         torch.set_num_threads(args.cpu_threads)
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32 in recurrent layers, too
+    if not args.use_cuda:
+        use_faster_library()
     keep_freed_memory()
     return args
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from utils import products
+
 SMALLEST_SIDE = 32  # of a matrix that Muon takes: a thinner one has too few directions to balance
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the published quintic iteration
@@ -136,7 +138,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     iterated, the polynomials are multiplied up, and x itself is moved once, at the end: in exact arithmetic
     the same. With factors rounded to bfloat16 it would lose small singular values: then x itself is iterated.
     """
-    rounded = matrices.is_cuda or torch.get_float32_matmul_precision() == "medium"
+    rounded = matrices.is_cuda or products.rounded()
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     x = x / x.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
     if rounded or x.shape[2] < WIDE * x.shape[1]:

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch._functorch import config as functorch
 from torch.utils._pytree import tree_map_only
 
+from utils.products import cpu_rounds
+
 log = logging.getLogger("marl.compute")
 
 
@@ -49,14 +51,10 @@ class ComputeConfig:
 
 
 def warn_of_no_effect(config: ComputeConfig) -> None:
-    """Say so where a CPU, which has no fast way to do it, doesn't round as it is asked to."""
+    """Say so where a CPU, which has no fast way to do it, won't round as it is asked to."""
     if config.precision == "float32" or torch.device(config.device).type != "cpu":
         return
-    factor = torch.arange(64 * 64, dtype=torch.float32).view(64, 64) / 64
-    exact = factor @ factor
-    with config.matmul_precision():
-        rounds = not torch.equal(factor @ factor, exact)
-    if not rounds:
+    if not cpu_rounds():
         log.warning("precision=bfloat16 has no effect: this CPU has no fast products of bfloat16")
 
 

@@ -154,7 +154,8 @@ BAD = {
     "a misspelt one of two": (["list", "--alg", "qmix", "mapo"], "'mapo' (did you mean mappo?)"),
     "a seed too many": (["list", "--seed", "0", "9"], "no run with seed 9"),
     "nobody so far": (
-        ["plot", "--kind", "profile", "--at", "1e6", "--out", "a.png"], "end before step 1,000,000"
+        ["plot", "--kind", "profile", "--at", "1e6", "--out", "a.png"],
+        "end before step 1,000,000",
     ),
     "two places": (["list", "--mongo", "mongodb://here"], "--dir"),
     "nothing selected": (["list", "--map", "9m"], "no run with map '9m'"),
@@ -163,13 +164,16 @@ BAD = {
     "picture's form": (["plot", "--out", "curves.gif"], ".png"),
     "unwritable": (["list", "--out", "/dev/null/x"], "can't be written"),
     "an option for others": (
-        ["plot", "--kind", "quality", "--at", "9", "--out", "a.png"], "has no use for --at; curves"
+        ["plot", "--kind", "quality", "--at", "9", "--out", "a.png"],
+        "has no use for --at; curves",
     ),
     "a metric of losses": (
-        ["plot", "--kind", "losses", "--metric", "loss", "--out", "a.png"], "no use for --metric"
+        ["plot", "--kind", "losses", "--metric", "loss", "--out", "a.png"],
+        "no use for --metric",
     ),
     "a band of scores": (
-        ["plot", "--kind", "profile", "--band", "median", "--out", "a.png"], "no use for --band"
+        ["plot", "--kind", "profile", "--band", "median", "--out", "a.png"],
+        "no use for --band",
     ),
     "one algorithm": (["plot", "--kind", "improvement", "--alg", "qmix", "--out", "a.png"], "two algorithms"),
     "show nothing": (["show"], "--run"),

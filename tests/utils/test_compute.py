@@ -94,7 +94,7 @@ def test_a_cpu_that_rounds_nothing_is_told_of_once(
     rounding, exact = ComputeConfig(precision="bfloat16"), ComputeConfig()
     warn_of_no_effect(exact)
     assert not caplog.messages
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr("utils.compute.cpu_rounds", lambda: False)
     warn_of_no_effect(rounding)
     assert caplog.messages == ["precision=bfloat16 has no effect: this CPU has no fast products of bfloat16"]
 

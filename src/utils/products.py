@@ -1,0 +1,39 @@
+"""Which library multiplies float32 matrices on a CPU, and whether it rounds them."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+
+def use_faster_library() -> None:
+    """Let oneDNN multiply in this process where MKL, torch's choice, runs at half speed: on AMD's processors.
+
+    torch hands it products of float32 only if it may round their factors to bfloat16. It does so where there
+    is a unit for that; elsewhere it multiplies in float32 as MKL does, adding up in another order. So a
+    processor that rounds is left alone.
+    """
+    if _is_amd() and not cpu_rounds():
+        torch.set_float32_matmul_precision("medium")
+
+
+def rounded() -> bool:
+    """Whether factors of products on the CPU are rounded to bfloat16 at present."""
+    return torch.get_float32_matmul_precision() == "medium" and cpu_rounds()
+
+
+@cache
+def cpu_rounds() -> bool:
+    """Whether this CPU rounds factors to bfloat16 where it may."""
+    factor = torch.arange(64.0 * 64).remainder(512).view(64, 64)  # 9 bits: float32 holds sums of products
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        return not torch.equal((factor @ factor).double(), factor.double() @ factor.double())
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _is_amd() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text()
