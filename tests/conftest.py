@@ -24,6 +24,16 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**28))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
+@pytest.fixture(autouse=True)
+def _one_library_multiplies() -> Iterator[None]:
+    """What a test lets multiply matrices in this process, or a run that it makes in it, ends with it."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory) -> Path:
     """A folder in which the stand-in for StarCraft II is installed, with all maps that it knows."""

@@ -9,9 +9,8 @@ from utils import products
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
+def _look_again() -> Iterator[None]:
     yield
-    torch.set_float32_matmul_precision("highest")
     products.cpu_rounds.cache_clear()
 
 
