@@ -116,7 +116,8 @@ class BasicMAC:
     def run_agent(self, inputs: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Unmasked outputs and states of all steps from `inputs` (batch, T, n_agents, input)."""
         batch_size, length = inputs.shape[:2]
-        rows = inputs.transpose(1, 2).reshape(batch_size * self.n_agents, length, -1)
+        steps = inputs.transpose(0, 1).reshape(length, batch_size * self.n_agents, -1)
+        rows = steps.transpose(0, 1)  # a step follows the other in memory, as networks go through them
         hidden = self.initial_hidden(batch_size) if hidden is None else hidden
         if hasattr(self.agent, "unroll"):
             results = self.agent.unroll(rows, hidden.reshape(batch_size * self.n_agents, -1))

@@ -44,8 +44,8 @@ class FourierRNNAgent(RNNAgent):
         frequencies = math.pi / 2 * 2.0 ** torch.arange(octaves)  # the slowest turns half round over [-1, 1]
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def unroll(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
-        """As RNNAgent's; `inputs` (N, T, input_shape) are meant to lie about within [-1, 1]."""
+    def over_time(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
+        """As RNNAgent's; `inputs` (T, N, input_shape) are meant to lie about within [-1, 1]."""
         angles = (inputs.unsqueeze(-1) * self.frequencies).flatten(-2)
         features = F.relu(self.fc1(torch.cat([inputs, angles.sin(), angles.cos()], dim=-1)))
         hiddens = self.remember(features, hidden_state)

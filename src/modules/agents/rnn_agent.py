@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.gru import GRU
 from utils.typed_args import read
 
 
@@ -36,7 +36,7 @@ class RNNAgent(nn.Module):
         self.config = read(RNNAgentConfig, args)
         width = self.config.hidden_dim
         self.fc1 = nn.Linear(input_shape, width)
-        self.rnn = nn.GRU(width, width, batch_first=True) if self.config.use_rnn else nn.Linear(width, width)
+        self.rnn = GRU(width, width) if self.config.use_rnn else nn.Linear(width, width)
         self.fc2 = nn.Linear(width, self.config.n_actions)
 
     def init_hidden(self) -> Tensor:
@@ -57,18 +57,14 @@ class RNNAgent(nn.Module):
         `inputs` (N, T, input_shape), `hidden_state` (N, hidden_dim) before the first step. Returns outputs
         (N, T, n_actions) and the recurrent state after every step (N, T, hidden_dim).
         """
+        outputs, hiddens = self.over_time(inputs.transpose(0, 1).contiguous(), hidden_state)
+        return outputs.transpose(0, 1), hiddens.transpose(0, 1)
+
+    def over_time(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
+        """`unroll` with time first in all shapes but that of `hidden_state`: (T, N, ...)."""
         hiddens = self.remember(F.relu(self.fc1(inputs)), hidden_state)
         return self.fc2(hiddens), hiddens
 
     def remember(self, features: Tensor, hidden_state: Tensor) -> Tensor:
-        """The recurrent state (N, T, hidden_dim) after each step of `features` (N, T, hidden_dim)."""
-        if not isinstance(self.rnn, nn.GRU):
-            return F.relu(self.rnn(features))
-        # In float32 in any precision: autocast would take the sequence to float16 on a GPU, which has no room
-        # for the small gradients of a policy, and a single step to another type than the sequence.
-        with torch.autocast(features.device.type, enabled=False):
-            features, hidden_state = features.float(), hidden_state.float()
-            if features.shape[1] == 1:  # acting, for which the module for sequences takes twice as long
-                return torch.gru_cell(features[:, 0], hidden_state, *self.rnn.all_weights[0]).unsqueeze(1)
-            hiddens, _ = self.rnn(features, hidden_state.unsqueeze(0).contiguous())
-        return hiddens
+        """The recurrent state (T, N, hidden_dim) after each step of `features` (T, N, hidden_dim)."""
+        return self.rnn(features, hidden_state) if self.config.use_rnn else F.relu(self.rnn(features))
