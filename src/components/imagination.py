@@ -51,12 +51,13 @@ def imagine(
     moment = start
     steps: list[tuple[Tensor, ...]] = []
     features = [start.state.features]
-    for _ in range(horizon):
+    for step in range(1, horizon + 1):
         decision = act(mac, moment)
         state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
         steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs))
         features.append(state.features)
-        moment = imagined_moment(model, mac, state, features[-1], decision.actor_hidden)
+        if step < horizon:
+            moment = imagined_moment(model, mac, state, features[-1], decision.actor_hidden)
     obs, avail, actions, log_probs = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
     visited = torch.stack(features, dim=1)
     reward, continues = model.team_outcome(visited[:, 1:, :, : model.width])

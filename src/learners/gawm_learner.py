@@ -160,14 +160,12 @@ class GAWMLearner:
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.wm_grad_norm_clip)
         statistics = {**loss.terms, "wm_grad_norm": norm}
+        if self.candidates is not None:  # before the model moves on from what it had these losses with
+            statistics |= self.candidates.train(self.student, loss, data.is_first)
         check_all_finite(statistics, t_env)
         self.wm_optimiser.step()
         self.averaging.update()
-        if self.candidates is None:
-            return statistics
-        judged = self.candidates.train(self.student, loss, data.is_first)
-        check_all_finite(judged, t_env)
-        return statistics | judged
+        return statistics
 
     def _train_policy(self, t_env: int) -> dict[str, Tensor]:
         start, real = self._draw_reality()

@@ -373,3 +373,21 @@ def test_a_compiled_model_learns_the_same(caplog: pytest.LogCaptureFixture) -> N
         assert statistics[key].item() == pytest.approx(expected[key].item(), rel=1e-3)
     for ours, theirs in zip(plain.world_model.parameters(), compiled.world_model.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_errors_are_predicted_from_the_states_of_the_model_that_made_them(monkeypatch) -> None:
+    learner = make_learner(**RELATIVES["mag"])
+    learner.trajectories.insert_episode_batch(random_episodes([8, 5, 8, 6], seed=1))
+    assert learner.candidates is not None
+    before = [parameter.clone() for parameter in learner.student.parameters()]
+    seen: list[torch.Tensor] = []
+    train = learner.candidates.train
+
+    def watched(model, loss, is_first):
+        seen.extend(parameter.clone() for parameter in model.parameters())
+        return train(model, loss, is_first)
+
+    monkeypatch.setattr(learner.candidates, "train", watched)
+    assert "error_predictor_loss" in learner._train_world_model(0)
+    assert all(torch.equal(left, right) for left, right in zip(seen, before, strict=True))
+    assert not all(map(torch.equal, seen, learner.student.parameters()))
