@@ -1,17 +1,9 @@
 """Products by another library than torch's choice: the same numbers, and where it is used."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from utils import products
-
-
-@pytest.fixture(autouse=True)
-def _look_again() -> Iterator[None]:
-    yield
-    products.cpu_rounds.cache_clear()
 
 
 def on(monkeypatch: pytest.MonkeyPatch, amd: bool, rounds: bool) -> None:
