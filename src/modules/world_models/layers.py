@@ -35,12 +35,21 @@ class FusionLayer(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         n, agents, width = x.shape
-        query, key, value = (
-            self.query_key_value(x).view(n, agents, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        )
+        by_head = self.query_key_value(x).view(n, agents, 3, self.heads, width // self.heads)
+        query, key, value = by_head.permute(2, 0, 3, 1, 4).flatten(1, 2)  # (n * heads, agents, size) each
         alone = agents == 1  # then all attention is its own
-        attended = value if alone else F.scaled_dot_product_attention(query, key, value)
-        return self.attention_out(attended.transpose(1, 2).reshape(n, agents, width))
+        attended = value if alone else _attended(query, key, value)
+        return self.attention_out(attended.unflatten(0, (n, self.heads)).transpose(1, 2).flatten(2))
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention as plain products of (N, agents, size), the fastest for a handful of agents.
+
+    Weights have the keys first, as a softmax along a last dimension this short is taken number by number.
+    """
+    scores = (key * key.shape[-1] ** -0.5) @ query.transpose(1, 2)  # (N, keys, queries)
+    weights = F.softmax(scores.transpose(0, 1).contiguous(), dim=0)
+    return weights.permute(1, 2, 0) @ value
 
 
 class AgentFusion(nn.Module):
