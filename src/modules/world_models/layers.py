@@ -36,10 +36,10 @@ class FusionLayer(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         n, agents, width = x.shape
         by_head = self.query_key_value(x).view(n, agents, 3, self.heads, width // self.heads)
-        query, key, value = by_head.permute(2, 0, 3, 1, 4).flatten(1, 2)  # (n * heads, agents, size) each
+        query, key, value = by_head.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()
         alone = agents == 1  # then all attention is its own
         attended = value if alone else _attended(query, key, value)
-        return self.attention_out(attended.unflatten(0, (n, self.heads)).transpose(1, 2).flatten(2))
+        return self.attention_out(attended.view(n, self.heads, agents, -1).transpose(1, 2).flatten(2))
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -47,9 +47,9 @@ def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Weights have the keys first, as a softmax along a last dimension this short is taken number by number.
     """
-    scores = (key * key.shape[-1] ** -0.5) @ query.transpose(1, 2)  # (N, keys, queries)
-    weights = F.softmax(scores.transpose(0, 1).contiguous(), dim=0)
-    return weights.permute(1, 2, 0) @ value
+    scores = torch.bmm(key, query.transpose(1, 2)).transpose(0, 1).contiguous()  # (keys, N, queries)
+    weights = F.softmax(scores * key.shape[-1] ** -0.5, dim=0)
+    return torch.bmm(weights.permute(1, 2, 0), value)
 
 
 class AgentFusion(nn.Module):
