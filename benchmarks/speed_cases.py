@@ -88,16 +88,6 @@ def make_learner(alg: str, shape: Shape, n_episodes: int, **changes: Any) -> tup
     return learner, batch
 
 
-def rounded(learner: Any, step: Callable[[int], Any]) -> Callable[[], Any]:
-    """``step`` at no environment steps, in the precision that the learner is configured to train in."""
-
-    def work() -> None:
-        with learner.compute.matmul_precision():
-            step(0)
-
-    return work
-
-
 def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
     """Sampling windows, loss, gradient and optimiser step of a world model."""
     learner, batch = make_learner(alg, shape, 40, **changes)
@@ -105,7 +95,7 @@ def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
     model = learner.world_model
     names = ("observe", "embed", "obs_fusion", "posterior_head", "act_fusion", "cell", "prior", "predict")
     return Case(
-        once(rounded(learner, learner._train_world_model)),
+        once(lambda: learner._train_world_model(0)),
         "updates",
         (
             (learner.trajectories, "sample_windows"),
@@ -121,7 +111,7 @@ def policy_round(alg: str, shape: Shape, **changes: Any) -> Case:
     learner.trajectories.insert_episode_batch(batch)
     behaviour, model = learner.behaviour, learner.world_model
     return Case(
-        once(rounded(learner, learner._train_policy)),
+        once(lambda: learner._train_policy(0)),
         "rounds",
         (
             (learner, "_draw_reality"),

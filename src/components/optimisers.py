@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from utils import products
-
 SMALLEST_SIDE = 32  # of a matrix that Muon takes: a thinner one has too few directions to balance
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the published quintic iteration
@@ -53,10 +51,17 @@ class MuonAdam:
             matrices to Adam, too.
         eps: added to Adam's denominator.
         input_layer: the layer that the data enters by, which is not hidden.
+        rounds: Muon multiplies in bfloat16 on a CPU, too.
     """
 
     def __init__(
-        self, module: nn.Module, lr: float, muon_lr: float, eps: float, input_layer: nn.Module
+        self,
+        module: nn.Module,
+        lr: float,
+        muon_lr: float,
+        eps: float,
+        input_layer: nn.Module,
+        rounds: bool = False,
     ) -> None:
         inputs = {id(p) for p in input_layer.parameters()}
         hidden = [p for p in module.parameters() if id(p) not in inputs]
@@ -65,7 +70,7 @@ class MuonAdam:
         others = [p for p in module.parameters() if id(p) not in of_muon]
         self._optimisers: list[Optimizer] = [Adam(others, lr=lr, eps=eps, fused=True)]
         if matrices:
-            self._optimisers.append(BatchedMuon(matrices, lr=muon_lr))
+            self._optimisers.append(BatchedMuon(matrices, lr=muon_lr, rounds=rounds))
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -90,17 +95,21 @@ class MuonAdam:
 class BatchedMuon(Eager, Optimizer):
     """``torch.optim.Muon`` with Nesterov momentum and no weight decay, all matrices of one shape at once.
 
-    A GPU orthogonalises in bfloat16 as ``torch.optim.Muon`` does; a CPU in float32, which is exact and, where
-    bfloat16 has no matrix unit, also twice as fast.
+    A GPU orthogonalises in bfloat16 as ``torch.optim.Muon`` does; a CPU in float32, which is exact, unless it
+    is to round, too.
 
     Args:
         matrices: what is trained, all of two dimensions.
         lr: the root mean square of a step is about 0.2 times this, as Adam's is.
         momentum: share of the old direction that is kept.
+        rounds: orthogonalise in bfloat16 on a CPU, too.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95, rounds: bool = False
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum})
+        self.rounds = rounds
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -113,7 +122,9 @@ class BatchedMuon(Eager, Optimizer):
                 by_shape[tuple(direction.shape)].append(i)
             for shape, members in by_shape.items():
                 step = -group["lr"] * 0.2 * math.sqrt(max(shape))
-                balanced = orthogonalised(torch.stack([directions[i] for i in members]))
+                stacked = torch.stack([directions[i] for i in members])
+                rounds = self.rounds or stacked.is_cuda
+                balanced = orthogonalised(stacked.bfloat16() if rounds else stacked)
                 for i, update in zip(members, balanced, strict=True):
                     moved[i].add_(update if moved[i].shape == shape else update.T, alpha=step)
 
@@ -136,12 +147,10 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
     A step of the iteration is x <- p(x x^T) x with a polynomial p. Of a wide matrix only the square x x^T is
     iterated, the polynomials are multiplied up, and x itself is moved once, at the end: in exact arithmetic
-    the same. With factors rounded to bfloat16 it would lose small singular values: then x itself is iterated.
+    the same. In bfloat16 it would lose small singular values: then x itself is iterated.
     """
-    rounded = matrices.is_cuda or products.rounded()
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
-    x = x / x.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
-    if rounded or x.shape[2] < WIDE * x.shape[1]:
+    x = matrices / matrices.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
+    if x.dtype == torch.bfloat16 or x.shape[2] < WIDE * x.shape[1]:
         for _ in range(NEWTON_SCHULZ_STEPS):
             x = _moved(x, _polynomial(x @ x.mT))
         return x

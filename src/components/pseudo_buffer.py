@@ -41,6 +41,7 @@ class ImaginedSizes:
     n_actions: int
     hidden_size: int
     feature_size: int
+    feature_dtype: torch.dtype = torch.float32  # what networks round features to needs no more room than that
 
     def zeros(self, rounds: int, device: torch.device | str) -> Imagined:
         """Room for some rounds."""
@@ -55,7 +56,7 @@ class ImaginedSizes:
             actions=zeros(h, agents, dtype=torch.int64),
             log_probs=zeros(h, agents),
             actor_hidden=zeros(agents, self.hidden_size),
-            features=zeros(h + 1, agents, self.feature_size),
+            features=zeros(h + 1, agents, self.feature_size, dtype=self.feature_dtype),
             reward=zeros(h),
             continues=zeros(h),
         )

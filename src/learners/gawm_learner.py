@@ -97,7 +97,12 @@ class GAWMLearner:
         self.student = copy.deepcopy(self.world_model)
         self.averaging = MovingAverage(self.world_model, self.student, config.wm_averaging)
         self.wm_optimiser = MuonAdam(
-            self.student, config.wm_lr, config.wm_muon_lr, config.optim_eps, self.student.embed[0]
+            self.student,
+            config.wm_lr,
+            config.wm_muon_lr,
+            config.optim_eps,
+            self.student.embed[0],
+            self.compute.rounds,
         )
         candidates = read(CandidatesConfig, args)
         self.candidates = Candidates(self.world_model, mac, candidates) if candidates.candidates > 1 else None
@@ -136,6 +141,7 @@ class GAWMLearner:
             n_actions=config.n_actions,
             hidden_size=self.mac.initial_hidden(1).shape[-1],
             feature_size=self.world_model.feature_size,
+            feature_dtype=self.compute.dtype,
         )
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
@@ -144,11 +150,10 @@ class GAWMLearner:
         enough = len(self.trajectories) >= self.config.wm_sequence_length
         if t_env < self.config.start_training_steps or not enough:
             return
-        with self.compute.matmul_precision():
-            for _ in range(self.wm_clock.due(t_env)):
-                self.statistics.add(self._train_world_model(t_env))
-            for _ in range(self.policy_clock.due(t_env)):
-                self.statistics.add(self._train_policy(t_env))
+        for _ in range(self.wm_clock.due(t_env)):
+            self.statistics.add(self._train_world_model(t_env))
+        for _ in range(self.policy_clock.due(t_env)):
+            self.statistics.add(self._train_policy(t_env))
         if self.statistics and self.log_clock.due(t_env):
             self._log(t_env)
 

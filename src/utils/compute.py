@@ -1,8 +1,7 @@
 """How a learner's networks are computed: in which precision, and whether compiled."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch._functorch import config as functorch
 from torch.utils._pytree import tree_map_only
 
-from utils.products import cpu_rounds
+from utils.products import multiplies_bfloat16
 
 log = logging.getLogger("marl.compute")
 
@@ -24,37 +23,28 @@ class ComputeConfig:
     precision: str = "float32"  # or bfloat16: of matrix products, on a GPU of the recurrent step, too
     compile: bool = False  # by torch.compile, on a GPU with CUDA graphs
 
+    @property
+    def rounds(self) -> bool:
+        """Whether factors of matrix products are rounded: asked for, and fast on this device."""
+        asked = self.precision == "bfloat16"
+        return asked and (torch.device(self.device).type != "cpu" or multiplies_bfloat16())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What holds all that matrix products take in of their factors."""
+        return torch.bfloat16 if self.rounds else torch.float32
+
     def autocast(self) -> torch.autocast:
-        """The context of one forward pass; what it rounds, it rounds on a GPU alone.
+        """The context of one forward pass.
 
         Weights are cast once in it, so they must not change within.
         """
-        kind = torch.device(self.device).type
-        rounds = self.precision == "bfloat16" and kind == "cuda"
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=rounds)
-
-    @contextmanager
-    def matmul_precision(self) -> Iterator[None]:
-        """The context of a gradient step, forward and backward; what it rounds, it rounds on a CPU alone.
-
-        There factors are rounded inside each product and tensors stay float32: as fast as autocast's products
-        where a CPU has a unit for them, and attention, norms and sums over steps, which are slower or less
-        exact in bfloat16, are left as they are.
-        """
-        before = torch.get_float32_matmul_precision()
-        if self.precision == "bfloat16" and torch.device(self.device).type == "cpu":
-            torch.set_float32_matmul_precision("medium")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.rounds)
 
 
 def warn_of_no_effect(config: ComputeConfig) -> None:
-    """Say so where a CPU, which has no fast way to do it, won't round as it is asked to."""
-    if config.precision == "float32" or torch.device(config.device).type != "cpu":
-        return
-    if not cpu_rounds():
+    """Say so where this CPU won't round as it is asked to, as it has no fast way to."""
+    if config.precision == "bfloat16" and not config.rounds:
         log.warning("precision=bfloat16 has no effect: this CPU has no fast products of bfloat16")
 
 

@@ -1,4 +1,4 @@
-"""Which library multiplies float32 matrices on a CPU, and whether it rounds them."""
+"""How matrices are multiplied on a CPU: by which library, and what it can do."""
 
 from functools import cache
 from pathlib import Path
@@ -17,9 +17,10 @@ def use_faster_library() -> None:
         torch.set_float32_matmul_precision("medium")
 
 
-def rounded() -> bool:
-    """Whether factors of products on the CPU are rounded to bfloat16 at present."""
-    return torch.get_float32_matmul_precision() == "medium" and cpu_rounds()
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions that multiply and add up bfloat16."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))
 
 
 @cache

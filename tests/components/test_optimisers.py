@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from components.optimisers import BatchedMuon, MuonAdam, orthogonalised
-from utils.compute import ComputeConfig
 
 
 def make_network() -> nn.Module:
@@ -103,14 +102,27 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
     assert singular.max() < 1.3
 
 
-def test_rounded_products_lose_no_direction() -> None:
+def test_in_bfloat16_no_direction_is_lost() -> None:
     """Small singular values, too, as a gradient has them that a few directions dominate."""
     torch.manual_seed(0)
     matrices = torch.randn(2, 32, 96) + 10 * torch.randn(2, 32, 1) @ torch.randn(2, 1, 96)
     exact = torch.linalg.svdvals(orthogonalised(matrices))
-    with ComputeConfig(precision="bfloat16").matmul_precision():
-        rounded = torch.linalg.svdvals(orthogonalised(matrices))
+    rounded = torch.linalg.svdvals(orthogonalised(matrices.bfloat16()).float())
     assert torch.allclose(rounded, exact, atol=0.1)
+
+
+def test_a_step_that_is_rounded_goes_the_same_way() -> None:
+    torch.manual_seed(0)
+    start, gradient = torch.randn(32, 96), torch.randn(32, 96)
+    moves = []
+    for rounds in (False, True):
+        matrix = nn.Parameter(start.clone())
+        matrix.grad = gradient
+        BatchedMuon([matrix], lr=0.1, rounds=rounds).step()
+        assert matrix.dtype == torch.float32
+        moves.append(matrix.detach() - start)
+    exact, rounded = moves
+    assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()
 
 
 def test_a_wide_matrix_is_moved_as_the_plain_iteration_moves_it() -> None:

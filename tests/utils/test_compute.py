@@ -9,6 +9,7 @@ from shutil import which
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from utils.compute import ComputeConfig, warn_of_no_effect
 
@@ -61,42 +62,47 @@ def run(code: str, cache: Path, **environ: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_bfloat16_rounds_factors_of_products_on_a_cpu_and_nothing_else() -> None:
-    """Whether a CPU rounds is its own affair, so what is asked of it is looked at, and what it gives."""
+def with_bfloat16(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    monkeypatch.setattr("utils.compute.multiplies_bfloat16", lambda: has)
+
+
+def test_bfloat16_rounds_factors_of_products_and_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bfloat16(monkeypatch, True)
+    torch.manual_seed(0)
     layer, x = nn.Linear(64, 64), torch.randn(64, 64)
+    compute = ComputeConfig(precision="bfloat16")
     exact = layer(x)
-    with ComputeConfig(precision="bfloat16").matmul_precision():
-        assert torch.get_float32_matmul_precision() == "medium"
+    with compute.autocast():
         rounded = layer(x)
-        rounded.sum().backward()
-    assert torch.get_float32_matmul_precision() == "highest"
-    assert rounded.dtype == torch.float32
-    assert torch.allclose(rounded, exact, atol=0.05)
+    rounded.sum().backward()
+    assert rounded.dtype == compute.dtype == torch.bfloat16
+    assert 0 < (rounded - exact).abs().max() < 0.05
     assert layer.weight.grad is not None
     assert layer.weight.grad.dtype == layer.weight.dtype == torch.float32
     assert torch.equal(layer(x), exact)
 
 
-def test_float32_is_exact_and_an_error_leaves_no_rounding_behind() -> None:
-    with ComputeConfig().matmul_precision():
-        assert torch.get_float32_matmul_precision() == "highest"
-    with (
-        pytest.raises(ValueError, match="on purpose"),
-        ComputeConfig(precision="bfloat16").matmul_precision(),
-    ):
-        raise ValueError("on purpose")
-    assert torch.get_float32_matmul_precision() == "highest"
+def test_float32_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bfloat16(monkeypatch, True)
+    layer, x = nn.Linear(64, 64), torch.randn(64, 64)
+    with ComputeConfig().autocast():
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert ComputeConfig().dtype == torch.float32
 
 
-def test_a_cpu_that_rounds_nothing_is_told_of_once(
+def test_a_cpu_without_bfloat16_rounds_nothing_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rounding, exact = ComputeConfig(precision="bfloat16"), ComputeConfig()
-    warn_of_no_effect(exact)
+    with_bfloat16(monkeypatch, False)
+    warn_of_no_effect(ComputeConfig())
     assert not caplog.messages
-    monkeypatch.setattr("utils.compute.cpu_rounds", lambda: False)
-    warn_of_no_effect(rounding)
+    compute = ComputeConfig(precision="bfloat16")
+    warn_of_no_effect(compute)
     assert caplog.messages == ["precision=bfloat16 has no effect: this CPU has no fast products of bfloat16"]
+    layer, x = nn.Linear(64, 64), torch.randn(64, 64)
+    with compute.autocast():
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert compute.dtype == torch.float32
 
 
 def test_without_a_compiler_methods_run_as_they_are_and_one_warning_says_so(tmp_path: Path) -> None:

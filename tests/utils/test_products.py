@@ -24,14 +24,15 @@ def test_onednn_multiplies_on_amd_where_it_rounds_nothing(monkeypatch, amd, roun
     on(monkeypatch, amd, rounds)
     products.use_faster_library()
     assert torch.get_float32_matmul_precision() == setting
-    assert not products.rounded()
 
 
-def test_products_are_rounded_where_they_may_be_and_the_cpu_does(monkeypatch) -> None:
-    on(monkeypatch, amd=False, rounds=True)
-    assert not products.rounded()
-    torch.set_float32_matmul_precision("medium")
-    assert products.rounded()
+@pytest.mark.parametrize(
+    ("units", "fast"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_bf16": False}, False), ({}, False)],
+)
+def test_a_processor_with_a_unit_for_bfloat16_multiplies_it(monkeypatch, units, fast) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **units})
+    assert products.multiplies_bfloat16() == fast
 
 
 @pytest.mark.skipif(products.cpu_rounds(), reason="this CPU rounds where it may, so oneDNN isn't used on it")

@@ -56,8 +56,12 @@ class LatentState(NamedTuple):
 
     @property
     def features(self) -> Tensor:
-        """(..., n_agents, width + latent size)."""
-        return torch.cat([self.h, self.z], dim=-1)
+        """(..., n_agents, width + latent size), rounded where autocast rounds what networks read."""
+        kind = self.h.device.type
+        if not torch.is_autocast_enabled(kind):
+            return torch.cat([self.h, self.z], dim=-1)
+        dtype = torch.get_autocast_dtype(kind)
+        return torch.cat([self.h.to(dtype), self.z.to(dtype)], dim=-1)
 
     @property
     def living(self) -> Tensor:
