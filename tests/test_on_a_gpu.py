@@ -19,7 +19,7 @@ SIZES = {
     "seed": 3, "t_max": 60, "test_interval": 60, "test_nepisode": 1, "final_test_nepisode": 1,
     "hidden_dim": 8, "learner_log_interval": 20,
 }  # fmt: skip
-# Without Muon: from as little data as here it makes as much of a last bit as of all else. It has a test below.
+# Without Muon, which from so little data makes as much of a last bit as of all else; its test is below.
 WORLD_MODEL = {
     "start_training_steps": 30, "wm_steps_per_update": 15, "wm_batch_size": 2, "wm_sequence_length": 4,
     "wm_latent_groups": 4, "wm_latent_classes": 4, "wm_width": 32, "wm_fusion_heads": 2, "critic_width": 8,
