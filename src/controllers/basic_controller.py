@@ -133,8 +133,9 @@ class BasicMAC:
             return torch.stack(steps, dim=1).unflatten(0, (-1, self.n_agents)).transpose(1, 2)
         last_actions = None
         if self.config.obs_last_action:
-            last_actions = delayed(batch["actions_onehot"])
-        return self.agent_inputs(batch["obs"], last_actions)
+            last_actions = delayed(batch["actions_onehot"]).transpose(0, 1)
+        # Time first in memory, as `run_agent` goes through them.
+        return self.agent_inputs(batch["obs"].transpose(0, 1), last_actions).transpose(0, 1)
 
     def agent_inputs(self, obs: Tensor, last_actions: Tensor | None = None) -> Tensor:
         """Inputs (..., n_agents, input) from observations (..., n_agents, obs_size).

@@ -1,8 +1,8 @@
-"""Torch's GRU over whole sequences, with gradients that a CPU computes faster."""
+"""Torch's GRU over whole sequences, in a way that a CPU computes faster."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,50 @@ class GRU(nn.GRU):
             x, hidden, weights = x.float(), hidden.float(), self.all_weights[0]
             if len(x) == 1:  # acting, for which the module for sequences takes twice as long
                 return torch.gru_cell(x[0], hidden, *weights).unsqueeze(0)
-            if torch.is_grad_enabled() and x.device.type == "cpu":
+            if x.device.type != "cpu":
+                return super().forward(x, hidden.unsqueeze(0).contiguous())[0]
+            if torch.is_grad_enabled():
                 return _Unrolled.apply(x, hidden, *weights)
-            states, _ = super().forward(x, hidden.unsqueeze(0).contiguous())
-        return states
+            return _unrolled(x, hidden, *weights, keep=False).states[1:]
+
+
+class _Course(NamedTuple):
+    """What there was at each step."""
+
+    states: Tensor  # (T + 1, N, width), the first one before the first step
+    gates: Tensor  # (T, N, 2 * width), r and z
+    new: Tensor  # (T, N, width), n
+    of_state: Tensor  # (T, N, 3 * width), the products with the state
+
+
+def _unrolled(
+    x: Tensor, hidden: Tensor, w: Tensor, v: Tensor, b: Tensor, c: Tensor, *, keep: bool
+) -> _Course:
+    """The recurrence that `_Unrolled` writes down.
+
+    Unless all is to be kept, each step takes the place of the one before, but for its state.
+    """
+    (steps, rows, _), width = x.shape, hidden.shape[-1]
+    parts = [2 * width, width]
+    c_n = torch.cat([torch.zeros_like(c[: 2 * width]), c[2 * width :]])  # the others join b
+    of_x_rz, of_x_n = (part.unbind() for part in F.linear(x, w, b + c - c_n).split(parts, dim=-1))
+    states = x.new_empty(steps + 1, rows, width)
+    states[0] = hidden
+    gates, new, of_state = (
+        x.new_empty(steps if keep else 1, rows, size).expand(steps, -1, -1)
+        for size in (2 * width, width, 3 * width)
+    )
+    of_h_rz, of_h_n = (part.unbind() for part in of_state.split(parts, dim=-1))
+    r, z = (gate.unbind() for gate in gates.split(width, dim=-1))
+    h, rz, n, of_h = (every.unbind() for every in (states, gates, new, of_state))
+    minus_one = x.new_tensor(-1.0)
+    for t in range(steps):
+        torch.addmm(c_n, h[t], v.T, out=of_h[t])
+        torch.add(of_x_rz[t], of_h_rz[t], out=rz[t]).sigmoid_()
+        torch.addcmul(of_x_n[t], r[t], of_h_n[t], out=n[t]).mul_(2).sigmoid_()
+        torch.add(minus_one, n[t], alpha=2, out=n[t])  # tanh, in half of the time that it takes
+        torch.lerp(n[t], h[t], z[t], out=h[t + 1])
+    return _Course(states, gates, new, of_state)
 
 
 class _Unrolled(torch.autograd.Function):
@@ -54,33 +94,20 @@ class _Unrolled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, hidden: Tensor, w: Tensor, v: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        (steps, rows, _), width = x.shape, hidden.shape[-1]
-        c_n = torch.cat([torch.zeros_like(c[: 2 * width]), c[2 * width :]])  # the others join b
-        of_x_rz, of_x_n = F.linear(x, w, b + c - c_n).split([2 * width, width], dim=-1)
-        states = x.new_empty(steps + 1, rows, width)
-        states[0] = hidden
-        gates, new, recalled = (x.new_empty(steps, rows, size) for size in (2 * width, width, width))
-        for t in range(steps):
-            of_h = torch.addmm(c_n, states[t], v.T)
-            gate = torch.add(of_x_rz[t], of_h[:, : 2 * width], out=gates[t]).sigmoid_()
-            recalled[t] = of_h[:, 2 * width :]
-            n = torch.addcmul(of_x_n[t], gate[:, :width], recalled[t], out=new[t])
-            n.mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh, in half of the time that it takes
-            torch.lerp(n, states[t], gate[:, width:], out=states[t + 1])
-        ctx.save_for_backward(x, w, v, states, gates, new, recalled)
-        return states[1:]
+        course = _unrolled(x, hidden, w, v, b, c, keep=True)
+        ctx.save_for_backward(x, w, v, *course)
+        return course.states[1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        x, w, v, states, gates, new, recalled = ctx.saved_tensors
+        x, w, v, states, gates, new, of_state = ctx.saved_tensors
         steps, rows, width = new.shape
         r, z = gates.split(width, dim=-1)
-        before = states[:-1]
+        before, recalled = states[:-1], of_state[:, :, 2 * width :]
 
-        sums = new.new_empty(
-            steps, rows, 3, width
-        )  # first the factors, then gradients of what r, z, n sum up
+        # First the factors, then gradients of what r, z, n sum up.
+        sums = new.new_empty(steps, rows, 3, width)
         of_n = tanh_gradient(1 - z, new)
         sigmoid_gradient(of_n * recalled, r, grad_input=sums[:, :, 0])
         sigmoid_gradient(before - new, z, grad_input=sums[:, :, 1])
