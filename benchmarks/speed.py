@@ -55,7 +55,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         amounts.append(case.call())
         cpus.append(time.process_time() - cpu)
         walls.append(time.perf_counter() - wall)
-    floor = counter.get_total_flops() / _peak(torch)
+    floor = counter.get_total_flops() / _peak(torch, case.dtype)
     return {
         "case": name,
         "median_s": median(walls),
@@ -100,9 +100,9 @@ def _prepare(name: str, threads: int) -> tuple[Case, Any]:
     return {**CASES, **FULL_CASES}[name](), torch
 
 
-def _peak(torch: Any) -> float:
+def _peak(torch: Any, dtype: str) -> float:
     """Floating-point operations per second of a large matrix product."""
-    a, times = torch.randn(PEAK_SIZE, PEAK_SIZE), []
+    a, times = torch.randn(PEAK_SIZE, PEAK_SIZE, dtype=getattr(torch, dtype)), []
     for _ in range(8):
         began = time.perf_counter()
         a @ a

@@ -28,6 +28,7 @@ class Case:
     call: Callable[[], float]  # does the work and returns how much of `unit` it did
     unit: str
     parts: tuple[tuple[Any, str], ...] = ()  # methods and modules that a profile names: (owner, attribute)
+    dtype: str = "float32"  # of its matrix products
 
 
 def once(work: Callable[[], Any]) -> Callable[[], float]:
@@ -102,6 +103,7 @@ def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
             *((model, name) for name in names),
             (learner.wm_optimiser, "step"),
         ),
+        "bfloat16" if learner.compute.rounds else "float32",
     )
 
 
@@ -123,6 +125,7 @@ def policy_round(alg: str, shape: Shape, **changes: Any) -> Case:
             (behaviour, "_critic_step"),
             (behaviour, "_actor_step"),
         ),
+        "bfloat16" if learner.compute.rounds else "float32",
     )
 
 
