@@ -28,7 +28,7 @@ class Case:
     call: Callable[[], float]  # does the work and returns how much of `unit` it did
     unit: str
     parts: tuple[tuple[Any, str], ...] = ()  # methods and modules that a profile names: (owner, attribute)
-    dtype: str = "float32"  # of its matrix products
+    dtype: Any = None  # what its matrix products multiply; torch's default if it is not given
 
 
 def once(work: Callable[[], Any]) -> Callable[[], float]:
@@ -103,7 +103,7 @@ def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
             *((model, name) for name in names),
             (learner.wm_optimiser, "step"),
         ),
-        "bfloat16" if learner.compute.rounds else "float32",
+        learner.compute.dtype,
     )
 
 
@@ -125,7 +125,7 @@ def policy_round(alg: str, shape: Shape, **changes: Any) -> Case:
             (behaviour, "_critic_step"),
             (behaviour, "_actor_step"),
         ),
-        "bfloat16" if learner.compute.rounds else "float32",
+        learner.compute.dtype,
     )
 
 

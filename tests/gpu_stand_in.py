@@ -121,7 +121,6 @@ def _gru_cell_backward(grad: Tensor, workspace: Tensor, has_bias: bool) -> tuple
 KERNELS: dict[Any, Callable[..., Any]] = {  # what torch has for other devices than the CPU alone
     aten._thnn_fused_gru_cell.default: _gru_cell,
     aten._thnn_fused_gru_cell_backward.default: _gru_cell_backward,
-    aten._fused_sdp_choice.default: lambda *args, **kwargs: 0,  # attention by plain products
 }
 
 # Where torch makes a tensor of a list, it asks the device itself.

@@ -57,11 +57,10 @@ class LatentState(NamedTuple):
     @property
     def features(self) -> Tensor:
         """(..., n_agents, width + latent size), rounded where autocast rounds what networks read."""
-        kind = self.h.device.type
-        if not torch.is_autocast_enabled(kind):
-            return torch.cat([self.h, self.z], dim=-1)
-        dtype = torch.get_autocast_dtype(kind)
-        return torch.cat([self.h.to(dtype), self.z.to(dtype)], dim=-1)
+        h, z, kind = self.h, self.z, self.h.device.type
+        if torch.is_autocast_enabled(kind):
+            h, z = (part.to(torch.get_autocast_dtype(kind)) for part in self)
+        return torch.cat([h, z], dim=-1)
 
     @property
     def living(self) -> Tensor:
