@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from components.action_selectors import REGISTRY as action_REGISTRY
 from components.episode_buffer import EpisodeBatch
+from components.real_steps import RealSteps
 from modules.agents import REGISTRY as agent_REGISTRY
+from modules.agents import RNNAgent
 from utils.rl_utils import delayed
 from utils.typed_args import read
 
@@ -98,20 +101,24 @@ class BasicMAC:
 
     # learning
 
-    def unroll(self, batch: EpisodeBatch, hidden: Tensor | None = None) -> Tensor:
+    def unroll(self, batch: EpisodeBatch) -> Tensor:
         """Q-values, or masked logits of a policy, for all steps of `batch`: (batch, T, n_agents, n_actions).
 
-        `hidden` (batch, n_agents, hidden_dim) is the state before the first step, the initial one by default.
-        Neither reads nor changes the state kept for acting.
+        Behind an episode's end they mean nothing. Neither reads nor changes the state kept for acting.
         """
-        return self.unroll_with_hidden(batch, hidden)[0]
+        if isinstance(self.agent, RNNAgent) and type(self.agent).unroll is RNNAgent.unroll:
+            outputs = self._unroll_real_steps(batch)
+        else:
+            outputs, _ = self.run_agent(self.sequence_inputs(batch))
+        return outputs if self.agent_output_type == "q" else self.masked(outputs, batch["avail_actions"])
 
-    def unroll_with_hidden(self, batch: EpisodeBatch, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`unroll`, and the recurrent state after every step (batch, T, n_agents, hidden_dim)."""
-        outputs, hiddens = self.run_agent(self.sequence_inputs(batch), hidden)
-        if self.agent_output_type == "pi_logits":
-            outputs = self.masked(outputs, batch["avail_actions"])
-        return outputs, hiddens
+    def _unroll_real_steps(self, batch: EpisodeBatch) -> Tensor:
+        """Unmasked outputs, zeros behind an episode's end."""
+        real = RealSteps(batch["filled"])
+        inputs = self._all_inputs(batch, real.of).flatten(0, 1)
+        hidden = self.initial_hidden(batch.batch_size)[real.order].flatten(0, 1)
+        outputs, _ = self.agent.over_time(inputs, hidden, [size * self.n_agents for size in real.sizes])
+        return real.padded(outputs.unflatten(0, (-1, self.n_agents)))
 
     def run_agent(self, inputs: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Unmasked outputs and states of all steps from `inputs` (batch, T, n_agents, input)."""
@@ -128,14 +135,18 @@ class BasicMAC:
 
     def sequence_inputs(self, batch: EpisodeBatch) -> Tensor:
         """The agents' inputs at all steps of `batch`, (batch, T, n_agents, input)."""
+        # Time first in memory, as `run_agent` goes through them.
+        return self._all_inputs(batch, lambda field: field.transpose(0, 1)).transpose(0, 1)
+
+    def _all_inputs(self, batch: EpisodeBatch, arranged: Callable[[Tensor], Tensor]) -> Tensor:
+        """The agents' inputs from fields (batch, T, n_agents, ...) of `batch`, which are `arranged` first."""
         if type(self)._build_inputs is not BasicMAC._build_inputs:  # a derived controller's own inputs
             steps = [self._build_inputs(batch, t) for t in range(batch.max_seq_length)]
-            return torch.stack(steps, dim=1).unflatten(0, (-1, self.n_agents)).transpose(1, 2)
+            return arranged(torch.stack(steps, dim=1).unflatten(0, (-1, self.n_agents)).transpose(1, 2))
         last_actions = None
         if self.config.obs_last_action:
-            last_actions = delayed(batch["actions_onehot"]).transpose(0, 1)
-        # Time first in memory, as `run_agent` goes through them.
-        return self.agent_inputs(batch["obs"].transpose(0, 1), last_actions).transpose(0, 1)
+            last_actions = arranged(delayed(batch["actions_onehot"]))
+        return self.agent_inputs(arranged(batch["obs"]), last_actions)
 
     def agent_inputs(self, obs: Tensor, last_actions: Tensor | None = None) -> Tensor:
         """Inputs (..., n_agents, input) from observations (..., n_agents, obs_size).

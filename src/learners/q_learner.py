@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from components.action_selectors import masked_argmax
 from components.episode_buffer import EpisodeBatch
 from components.optimisers import Adam
+from components.real_steps import RealSteps
 from components.standarize_stream import RunningMeanStd
 from controllers.basic_controller import sequence_outputs
 from modules.mixers import REGISTRY as mixer_REGISTRY
@@ -83,7 +84,7 @@ class QLearner:
         mask = step_mask(batch["filled"])
         agent_qs = sequence_outputs(self.mac, batch)
         chosen = taken(agent_qs[:, :-1], batch["actions"][:, :-1, :, 0])
-        values = self.mixer(chosen, batch["state"][:, :-1])
+        values = _mixed(self.mixer, chosen, batch["state"][:, :-1], RealSteps(mask))
         targets = self._targets(batch, agent_qs.detach(), mask).expand_as(values)
         error = values - targets
         loss = masked_mean(error.square(), mask)
@@ -113,7 +114,8 @@ class QLearner:
         target_qs = sequence_outputs(self.target_mac, batch)
         judge = agent_qs if self.config.double_q else target_qs
         best = masked_argmax(judge[:, 1:], batch["avail_actions"][:, 1:])
-        next_values = self.target_mixer(taken(target_qs[:, 1:], best), batch["state"][:, 1:])
+        best_qs = taken(target_qs[:, 1:], best)
+        next_values = _mixed(self.target_mixer, best_qs, batch["state"][:, 1:], RealSteps(mask))
         terminated = batch["terminated"][:, :-1].float()
         return lambda_returns(
             rewards, terminated, mask, next_values, self.config.gamma, self.config.td_lambda
@@ -162,6 +164,12 @@ class QLearner:
         self.training_steps = state["training_steps"]
 
     _parts = ("mixer", "target_mixer", "optimiser", "reward_stats", "log_clock")
+
+
+def _mixed(mixer: nn.Module, agent_qs: Tensor, states: Tensor, real: RealSteps) -> Tensor:
+    """The mixer's values (batch, T, 1), or (batch, T, n_agents) without one, of `real` steps."""
+    values: Tensor = mixer(real.of(agent_qs).unsqueeze(0), real.of(states).unsqueeze(0))
+    return real.padded(values.squeeze(0))
 
 
 class PerAgent(nn.Module):

@@ -103,8 +103,10 @@ def test_unrolling_equals_stepping(monkeypatch, agent_class, use_rnn, obs_last_a
 
 def test_unrolling_the_rest_from_a_hidden_state_equals_unrolling_all():
     mac, batch = make_mac(obs_last_action=False), make_batch()
-    logits, hiddens = mac.unroll_with_hidden(batch)
-    torch.testing.assert_close(mac.unroll(batch[:, 3:], hiddens[:, 2]), logits[:, 3:])
+    inputs = mac.sequence_inputs(batch)
+    outputs, hiddens = mac.run_agent(inputs)
+    rest, _ = mac.run_agent(inputs[:, 3:], hiddens[:, 2])
+    torch.testing.assert_close(rest, outputs[:, 3:])
 
 
 def test_unrolling_gives_the_gradients_of_stepping():
@@ -116,6 +118,39 @@ def test_unrolling_gives_the_gradients_of_stepping():
     ]
     for unrolled, reference in zip(*gradients, strict=True):
         torch.testing.assert_close(unrolled, reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("agent_class", [RNNAgent, FourierRNNAgent, SteppingAgent])
+def test_unrolling_episodes_of_unlike_lengths_equals_stepping_their_steps(monkeypatch, agent_class):
+    monkeypatch.setitem(AGENTS, "rnn", agent_class)
+    mac, batch = make_mac(), make_batch()
+    real = torch.arange(T) < torch.tensor([3, 6, 1, 5]).unsqueeze(1)
+    batch["filled"][:] = real.unsqueeze(-1)
+    weights = torch.randn(B, T, N_AGENTS, N_ACTIONS) * real[:, :, None, None]
+    unrolled, reference = mac.unroll(batch).softmax(-1), stepped(mac, batch)
+    torch.testing.assert_close(unrolled[real], reference[real])
+    assert unrolled.isfinite().all()
+    gradients = [
+        torch.autograd.grad((outputs * weights).sum(), list(mac.parameters()))
+        for outputs in (unrolled, reference)
+    ]
+    for of_unrolled, of_reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(of_unrolled, of_reference, rtol=1e-4, atol=1e-5)
+
+
+class Doubling(RNNAgent):
+    """Changes what comes of whole sequences."""
+
+    def unroll(self, inputs, hidden_state):
+        outputs, hiddens = super().unroll(inputs, hidden_state)
+        return 2 * outputs, hiddens
+
+
+def test_an_agents_own_unroll_is_the_one_that_is_asked(monkeypatch):
+    settings = {"agent_output_type": "q", "action_selector": "epsilon_greedy"}
+    plain, batch = make_mac(**settings), make_batch()
+    monkeypatch.setitem(AGENTS, "rnn", Doubling)
+    torch.testing.assert_close(make_mac(**settings).unroll(batch), 2 * plain.unroll(batch))
 
 
 def test_resetting_some_episodes_restarts_those_and_no_others():

@@ -2,55 +2,72 @@
 
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from modules.gru import GRU, _Unrolled
 
-N, INPUTS, WIDTH = 7, 5, 12
+INPUTS, WIDTH = 5, 12
+SHRINKING = [7, 7, 5, 2, 2, 1]  # sequences at each step, when some end sooner
+lengths = st.lists(st.integers(1, 6), min_size=1, max_size=12)
 
 
-def make(steps: int) -> tuple[GRU, nn.GRU, torch.Tensor, torch.Tensor]:
+def make(sizes: list[int]) -> tuple[GRU, nn.GRU, Tensor, Tensor]:
     torch.manual_seed(0)
     ours, theirs = GRU(INPUTS, WIDTH), nn.GRU(INPUTS, WIDTH)
     theirs.load_state_dict(ours.state_dict())
-    x, hidden = 2 * torch.randn(steps, N, INPUTS), torch.randn(N, WIDTH)
+    x, hidden = 2 * torch.randn(sum(sizes), INPUTS), torch.randn(sizes[0], WIDTH)
     return ours, theirs, x.requires_grad_(), hidden.requires_grad_()
 
 
-@pytest.mark.parametrize("steps", [1, 2, 40])
-def test_states_and_all_gradients_are_those_of_torchs(steps: int) -> None:
-    ours, theirs, x, hidden = make(steps)
-    weights = torch.randn(steps, N, WIDTH)
+def by_torch(gru: nn.GRU, x: Tensor, hidden: Tensor, sizes: list[int]) -> Tensor:
+    return gru(PackedSequence(x, torch.tensor(sizes)), hidden.unsqueeze(0))[0].data
 
-    def gradients(states: torch.Tensor, gru: nn.GRU) -> tuple[torch.Tensor, ...]:
+
+def check(sizes: list[int]) -> None:
+    ours, theirs, x, hidden = make(sizes)
+    weights = torch.randn(len(x), WIDTH)
+
+    def gradients(states: Tensor, gru: nn.GRU) -> tuple[Tensor, ...]:
         return torch.autograd.grad((states * weights).sum(), [x, hidden, *gru.parameters()])
 
-    states, expected = ours(x, hidden), theirs(x, hidden.unsqueeze(0))[0]
+    states, expected = ours(x, hidden, sizes), by_torch(theirs, x, hidden, sizes)
     torch.testing.assert_close(states, expected)
     for gradient, of_torch in zip(gradients(states, ours), gradients(expected, theirs), strict=True):
         torch.testing.assert_close(gradient, of_torch, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 40])
+def test_states_and_all_gradients_are_those_of_torchs(steps: int) -> None:
+    check([7] * steps)
+
+
+@given(lengths)
+@settings(max_examples=25, deadline=None)
+def test_sequences_may_be_of_any_lengths(each: list[int]) -> None:
+    check([sum(length > step for length in each) for step in range(max(each))])
+
+
 def test_gradients_are_those_of_small_changes() -> None:
-    ours, _, x, hidden = make(6)
+    ours, _, x, hidden = make(SHRINKING)
     weights = list(ours.double().parameters())
-    steps = x.detach().double().requires_grad_()
-    assert torch.autograd.gradcheck(
-        _Unrolled.apply, (steps, hidden.detach().double().requires_grad_(), *weights)
-    )
+    steps, start = (tensor.detach().double().requires_grad_() for tensor in (x, hidden))
+    assert torch.autograd.gradcheck(_Unrolled.apply, (steps, start, SHRINKING, *weights))
 
 
 def test_whatever_is_large_saturates_and_stays_finite() -> None:
-    ours, theirs, x, hidden = make(9)
-    states = ours(1e4 * x, hidden)
-    torch.testing.assert_close(states, theirs(1e4 * x, hidden.unsqueeze(0))[0])
+    ours, theirs, x, hidden = make(SHRINKING)
+    states = ours(1e4 * x, hidden, SHRINKING)
+    torch.testing.assert_close(states, by_torch(theirs, 1e4 * x, hidden, SHRINKING))
     states.sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
 
 
 def test_without_gradients_the_states_are_the_same() -> None:
-    ours, _, x, hidden = make(9)
+    ours, _, x, hidden = make(SHRINKING)
     with torch.no_grad():
-        plain = ours(x, hidden)
-    assert torch.equal(ours(x, hidden), plain)
+        plain = ours(x, hidden, SHRINKING)
+    assert torch.equal(ours(x, hidden, SHRINKING), plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +45,9 @@ class FourierRNNAgent(RNNAgent):
         frequencies = math.pi / 2 * 2.0 ** torch.arange(octaves)  # the slowest turns half round over [-1, 1]
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def over_time(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
-        """As RNNAgent's; `inputs` (T, N, input_shape) are meant to lie about within [-1, 1]."""
+    def over_time(self, inputs: Tensor, hidden_state: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As RNNAgent's; `inputs` are meant to lie about within [-1, 1]."""
         angles = (inputs.unsqueeze(-1) * self.frequencies).flatten(-2)
         features = F.relu(self.fc1(torch.cat([inputs, angles.sin(), angles.cos()], dim=-1)))
-        hiddens = self.remember(features, hidden_state)
+        hiddens = self.remember(features, hidden_state, sizes)
         return self.fc2(F.relu(self.mix(torch.cat([features, hiddens], dim=-1)))), hiddens

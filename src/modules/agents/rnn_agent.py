@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +58,20 @@ class RNNAgent(nn.Module):
         `inputs` (N, T, input_shape), `hidden_state` (N, hidden_dim) before the first step. Returns outputs
         (N, T, n_actions) and the recurrent state after every step (N, T, hidden_dim).
         """
-        outputs, hiddens = self.over_time(inputs.transpose(0, 1).contiguous(), hidden_state)
-        return outputs.transpose(0, 1), hiddens.transpose(0, 1)
+        rows, length = inputs.shape[:2]
+        steps = inputs.transpose(0, 1).reshape(length * rows, -1)
+        results = self.over_time(steps, hidden_state, [rows] * length)
+        outputs, hiddens = (x.view(length, rows, -1).transpose(0, 1) for x in results)
+        return outputs, hiddens
 
-    def over_time(self, inputs: Tensor, hidden_state: Tensor) -> tuple[Tensor, Tensor]:
-        """`unroll` with time first in all shapes but that of `hidden_state`: (T, N, ...)."""
-        hiddens = self.remember(F.relu(self.fc1(inputs)), hidden_state)
+    def over_time(self, inputs: Tensor, hidden_state: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """`unroll` for sequences of any lengths: rows (..., input_shape) step by step, `sizes` at each.
+
+        Sequences that end sooner come last, as `modules.gru.GRU` has it.
+        """
+        hiddens = self.remember(F.relu(self.fc1(inputs)), hidden_state, sizes)
         return self.fc2(hiddens), hiddens
 
-    def remember(self, features: Tensor, hidden_state: Tensor) -> Tensor:
-        """The recurrent state (T, N, hidden_dim) after each step of `features` (T, N, hidden_dim)."""
-        return self.rnn(features, hidden_state) if self.config.use_rnn else F.relu(self.rnn(features))
+    def remember(self, features: Tensor, hidden_state: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The recurrent states (..., hidden_dim) after all rows of `features` (..., hidden_dim)."""
+        return self.rnn(features, hidden_state, sizes) if self.config.use_rnn else F.relu(self.rnn(features))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,8 +52,9 @@ class QMixer(nn.Module):
         shape = agent_qs.shape[:-1]
         states = states.reshape(-1, self.state_dim)
         w_1 = self.hyper_w_1(states).abs().view(-1, self.config.n_agents, self.config.mixing_embed_dim)
-        hidden = torch.bmm(agent_qs.reshape(-1, 1, self.config.n_agents), w_1).squeeze(1)
-        hidden = F.elu(hidden + self.hyper_b_1(states))
+        # A matrix product of so few agents takes longer than multiplying and adding up.
+        weighted = agent_qs.reshape(-1, self.config.n_agents, 1) * w_1
+        hidden = F.elu(weighted.sum(dim=1) + self.hyper_b_1(states))
         w_final = self.hyper_w_final(states).abs()
         total = (hidden * w_final).sum(dim=-1, keepdim=True) + self.hyper_b_final(states)
         return total.view(*shape, 1)

@@ -1,0 +1,34 @@
+"""The steps of padded episodes that are real, as recurrent networks go through them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RealSteps:
+    """All first steps of padded episodes, then all second ones, and so on, without what lies behind the ends.
+
+    The longest episode comes first in each step, so that it is always the first ones that go on.
+
+    Args:
+        filled: (batch, T, 1), 1 where a step is real; an episode's real steps come first.
+    """
+
+    def __init__(self, filled: Tensor) -> None:
+        real = filled.squeeze(-1) > 0
+        self.shape = real.shape
+        self.order = real.sum(dim=1).argsort(descending=True, stable=True)
+        """The episodes (batch,) as they come in the first step."""
+        self.step, rank = real[self.order].T.nonzero(as_tuple=True)
+        self.episode = self.order[rank]
+        self.sizes: list[int] = torch.bincount(self.step).tolist()
+        """How many episodes are in each step."""
+
+    def of(self, values: Tensor) -> Tensor:
+        """(steps, ...) from ``values`` (batch, T, ...)."""
+        return values[self.episode, self.step]
+
+    def padded(self, values: Tensor) -> Tensor:
+        """(batch, T, ...) from ``values`` (steps, ...), zeros behind an episode's end."""
+        return values.new_zeros(*self.shape, *values.shape[1:]).index_put((self.episode, self.step), values)
