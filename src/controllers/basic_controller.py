@@ -13,7 +13,7 @@ from components.action_selectors import REGISTRY as action_REGISTRY
 from components.episode_buffer import EpisodeBatch
 from components.real_steps import RealSteps
 from modules.agents import REGISTRY as agent_REGISTRY
-from modules.agents import RNNAgent
+from modules.agents.rnn_agent import RNNAgent
 from utils.rl_utils import delayed
 from utils.typed_args import read
 

@@ -151,7 +151,7 @@ def _compare(
     unit: Variances,
 ) -> Iterator[tuple[tuple[str, str], Tensor, Tensor | None]]:
     """What was imagined of records ``at`` (episodes, times; W each): names, sums of squares (W,), counts."""
-    expected, read = model.outlook(state.features), probe.read(state.features)
+    expected, read = model.outlook(state), probe.read(state.features)
     living = alive(data.obs[at])
     rewards, continues = expected.reward.mean(dim=-1), expected.continues.mean(dim=-1)
     for index, obs, reward, goes_on in (

@@ -32,8 +32,8 @@ class OpenLoopModel(Protocol):
     def imagine(self, state: LatentState, actions: Tensor) -> LatentState:
         """One step ahead of states (N, n, ...) under joint actions (N, n), without looking at reality."""
 
-    def outlook(self, features: Tensor) -> Outlook:
-        """What the agents read from (..., n, feature_size)."""
+    def outlook(self, state: LatentState) -> Outlook:
+        """What the agents read from states (..., n, ...)."""
 
 
 class Measured:
@@ -53,8 +53,8 @@ class Measured:
     def imagine(self, state: LatentState, actions: Tensor) -> LatentState:
         return self.model.imagine(state, actions)
 
-    def outlook(self, features: Tensor) -> Outlook:
-        predicted = self.model.predict(features)
+    def outlook(self, state: LatentState) -> Outlook:
+        predicted = self.model.predict(state)
         return Outlook(
             obs=predicted.sight.obs,
             reward=self.model.reward_code.mean(predicted.reward_logits),

@@ -100,8 +100,8 @@ def test_an_imagined_rollouts_returns_equal_a_slow_reference() -> None:
         for start in range(HORIZON):
             total, discount = 0.0, 1.0
             for k in range(start, HORIZON):
-                features = data.features[n, k + 1]
-                predicted = model.predict(features)
+                parts = data.features[n, k + 1].split([model.width, model.latents.size], dim=-1)
+                predicted = model.predict(LatentState(*parts))
                 total += discount * model.reward_code.mean(predicted.reward_logits).mean().item()
                 discount *= 0.95 * torch.sigmoid(predicted.continue_logits).mean().item()
             total += discount * ppo.critic.value(data.features[n, -1]).item()

@@ -116,7 +116,7 @@ def test_what_comes_of_an_action_is_foretold_before_a_latent_is_drawn() -> None:
     model, data = make_model(), windows()
     state, _ = model.observe(data.obs, data.actions, data.is_first)
     other = type(state)(state.h, torch.zeros_like(state.z))
-    here, there = model.predict(state.features), model.predict(other.features)
+    here, there = model.predict(state), model.predict(other)
     for head in ("alive_logits", "reward_logits", "continue_logits"):
         assert torch.equal(getattr(here, head), getattr(there, head))
     assert not torch.allclose(here.sight.obs, there.sight.obs)
@@ -141,7 +141,7 @@ def test_the_dead_are_not_reconstructed_but_their_masks_are_learnt() -> None:
     terms = world_model_loss(model, data, LOSS).terms
     torch.manual_seed(0)
     state, _ = model.observe(data.obs, data.actions, data.is_first)
-    predicted = model.predict(state.features)
+    predicted = model.predict(state)
     living = [0, 2]
     target = data.obs[:, :, living].flatten(0, 2)
     error = (predicted.sight.obs[:, :, living].flatten(0, 2) - target).square().mean(dim=0)
@@ -154,27 +154,36 @@ def _tangent(gradient: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
     return probs * (gradient - (gradient * probs).sum(dim=-2, keepdim=True))
 
 
-def test_kl_and_sampling_agree_with_torch_distributions() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.8, 1.0])
+def test_kl_and_sampling_agree_with_torch_distributions(share: float) -> None:
     latents = CategoricalLatents(groups=3, classes=4, uniform_mix=0.05)
     torch.manual_seed(0)
     posterior, prior = latents.probs(torch.randn(7, 12)), latents.probs(torch.randn(7, 12))
     both = [posterior.requires_grad_(), prior.requires_grad_()]
     reference = kl_divergence(Categorical(posterior.mT), Categorical(prior.mT)).sum(dim=-1)
     to_posterior, to_prior = torch.autograd.grad(reference.sum(), both)
-    for_prior, for_posterior = latents.balanced_kl(posterior, prior)
-    for kl, trained, other, expected in (
-        (for_prior, prior, posterior, to_prior),
-        (for_posterior, posterior, prior, to_posterior),
-    ):
-        assert torch.allclose(kl, reference, atol=1e-5)
-        gradient, none = torch.autograd.grad(kl.sum(), [trained, other], allow_unused=True)
-        assert none is None
+    kl = latents.balanced_kl(posterior, prior, share)
+    assert torch.allclose(kl, reference, atol=1e-5)
+    gradients = torch.autograd.grad(kl.sum(), both)
+    parts = (1 - share, to_posterior), (share, to_prior)
+    for probs, gradient, (part, expected) in zip(both, gradients, parts, strict=True):
         # Categorical normalises: its gradient lacks what all classes have in common.
-        assert torch.allclose(_tangent(gradient, trained), _tangent(expected, trained), atol=1e-4)
+        assert torch.allclose(_tangent(gradient, probs), part * _tangent(expected, probs), atol=1e-4)
     posterior, prior = posterior.detach(), prior.detach()
     assert posterior.min() >= 0.05 / 4 - 1e-7
     draws = latents.sample(posterior.expand(20000, -1, -1, -1), torch.rand(20000, 7, 3))
     assert torch.allclose(draws.view(20000, 7, 4, 3).mean(dim=0), posterior, atol=0.02)
+
+
+def test_kl_of_probabilities_that_are_zero_is_finite() -> None:
+    latents = CategoricalLatents(groups=2, classes=3, uniform_mix=0.0)
+    logits = torch.tensor([[0.0, 0.0, -200.0, 0.0, 0.0, 0.0]]).requires_grad_()
+    posterior, prior = latents.probs(logits), latents.probs(logits.roll(2))
+    kl = latents.balanced_kl(posterior, prior, 0.8)
+    (gradient,) = torch.autograd.grad(kl, logits)
+    assert posterior.min() == prior.min() == 0
+    assert 10 < kl.item() < 100
+    assert gradient.isfinite().all()
 
 
 def test_sampling_passes_gradients_straight_through() -> None:

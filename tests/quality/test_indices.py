@@ -45,8 +45,8 @@ class Oracle:
         assert torch.equal(actions, self.data.actions[episode, time])
         return self._state(episode, time + 1, steps + 1)
 
-    def outlook(self, features):
-        episode, time, steps = (1e3 * features[:, 0, :3]).round().long().unbind(dim=-1)
+    def outlook(self, state):
+        episode, time, steps = (1e3 * state.h[:, 0, :3]).round().long().unbind(dim=-1)
         obs = self.data.obs[episode, time]
         alive = (obs != 0).any(dim=-1, keepdim=True)
         obs = torch.where(alive, obs + self.obs_error * steps[:, None, None], 1e6)
@@ -100,8 +100,8 @@ def test_who_predicts_the_mean_is_measured_on_the_same_windows(data):
     }
 
     class Mean(Oracle):
-        def outlook(self, features):
-            shape = features.shape[:2]
+        def outlook(self, state):
+            shape = state.h.shape[:2]
             return Outlook(*(value.expand(*shape, *value.shape) for value in means.values()))
 
     found = measure(Mean(data), data, horizon=4)

@@ -1,9 +1,10 @@
 """Stochastic latents: groups of categoricals with straight-through gradients (Hafner et al., 2021)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -30,7 +31,7 @@ class CategoricalLatents(NamedTuple):
         probs = F.softmax(logits.float().unflatten(-1, (self.classes, self.groups)), dim=-2)
         if self.uniform_mix == 0:
             return probs
-        return (probs * (1 - self.uniform_mix)).add_(self.uniform_mix / self.classes)
+        return torch.add(probs.new_tensor(self.uniform_mix / self.classes), probs, alpha=1 - self.uniform_mix)
 
     def sample(self, probs: Tensor, uniforms: Tensor) -> Tensor:
         """Draw by inverting the cumulative distribution; gradients pass straight through to ``probs``.
@@ -56,20 +57,40 @@ class CategoricalLatents(NamedTuple):
         """``sample`` with fresh random numbers."""
         return self.sample(probs, torch.rand((*probs.shape[:-2], self.groups), device=probs.device))
 
-    def balanced_kl(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """KL(posterior || prior) in nats, summed over the groups, twice.
+    def balanced_kl(self, posterior: Tensor, prior: Tensor, share: float) -> Tensor:
+        """KL(posterior || prior) (...) in nats, summed over the groups.
+
+        Its gradient to the prior is multiplied by ``share``, that to the posterior by what is left of 1.
 
         Args:
             posterior, prior: (..., classes, groups) probabilities.
-
-        Returns:
-            (...) with gradients to the prior alone, and (...) with gradients to the posterior alone.
+            share: between 0 and 1.
         """
-        log_posterior, log_prior = self._log(posterior), self._log(prior)
-        for_prior = posterior.detach() * (log_posterior.detach() - log_prior)
-        for_posterior = posterior * (log_posterior - log_prior.detach())
-        return for_prior.sum(dim=(-2, -1)), for_posterior.sum(dim=(-2, -1))
+        if self.uniform_mix == 0:  # then a probability may be zero
+            tiny = torch.finfo(posterior.dtype).tiny
+            posterior, prior = posterior.clamp_min(tiny), prior.clamp_min(tiny)
+        divergence: Tensor = _BalancedKL.apply(posterior, prior, share)
+        return divergence
 
-    def _log(self, probs: Tensor) -> Tensor:
-        # Mixed with a uniform distribution no probability is zero.
-        return (probs if self.uniform_mix > 0 else probs.clamp_min(torch.finfo(probs.dtype).tiny)).log()
+
+class _BalancedKL(torch.autograd.Function):
+    """sum p log(p / q), whose gradients are log(p / q) + 1 to p and -p / q to q.
+
+    Two terms, each with the gradient of one side, would go over all probabilities twice as often.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, q: Tensor, share: float) -> Tensor:
+        ratio = p / q
+        log_ratio = ratio.log()
+        ctx.share = share
+        ctx.save_for_backward(ratio, log_ratio)
+        return (p * log_ratio).sum(dim=(-2, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        ratio, log_ratio = ctx.saved_tensors
+        of_p = (gradient * (1 - ctx.share))[..., None, None]
+        of_q = (gradient * -ctx.share)[..., None, None]
+        return torch.addcmul(of_p, of_p, log_ratio), of_q * ratio, None

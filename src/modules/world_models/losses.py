@@ -61,13 +61,13 @@ def _terms(
     state: LatentState,
     posterior: Tensor,
 ) -> dict[str, _Term]:
-    predicted = model.predict(state.features)
+    predicted = model.predict(state)
     living = alive(data.obs)
     everywhere = torch.ones_like(living)
     acted = has_past(data.is_first).unsqueeze(-1).expand_as(living)
-    kl_prior, kl_posterior = model.latents.balanced_kl(posterior, model.prior(state.h))
     kl_weight = config.wm_kl_prior + config.wm_kl_posterior
-    kl = torch.lerp(kl_posterior, kl_prior, config.wm_kl_prior / kl_weight if kl_weight else 0.0)
+    prior_share = config.wm_kl_prior / kl_weight if kl_weight else 0.0
+    kl = model.latents.balanced_kl(posterior, model.prior(state.h), prior_share)
     reward, continues = (x.unsqueeze(-1).expand_as(living) for x in (data.trend, data.continues))
     may = _log_odds_loss(predicted.sight.avail_logits, data.avail_actions.float()).sum(dim=-1)
     terms = {

@@ -192,14 +192,13 @@ class WorldModel(nn.Module):
         """The deterministic states (N, n, width) to which joint actions (N, n) int64 lead."""
         return self._recur(state.h, state.z, F.one_hot(actions, self.n_actions).to(state.h.dtype))
 
-    def predict(self, features: Tensor) -> Prediction:
-        """Run every head on (..., n, feature_size); float32 in any precision."""
-        h = features[..., : self.width]
+    def predict(self, state: LatentState) -> Prediction:
+        """Run every head on states (..., n, ...); float32 in any precision."""
         return Prediction(
-            self.sight(features),
-            alive_logits=self._alive_logits(h),
-            reward_logits=self.reward_head(h).float(),
-            continue_logits=self._continue_logits(h),
+            self.sight(state.features),
+            alive_logits=self._alive_logits(state.h),
+            reward_logits=self.reward_head(state.h).float(),
+            continue_logits=self._continue_logits(state.h),
         )
 
     def sight(self, features: Tensor, with_obs: bool = True) -> Sight:
