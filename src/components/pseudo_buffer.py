@@ -25,9 +25,10 @@ class Imagined(NamedTuple):
     reward: Tensor  # (N, H) predicted
     continues: Tensor  # (N, H) predicted probability
 
-    def select(self, index: Tensor | slice) -> "Imagined":
-        """The trajectories at ``index``."""
-        return Imagined(*(field[index] for field in self))
+    def select(self, rows: Tensor) -> "Imagined":
+        """Copies of the trajectories ``rows`` (m,) int64."""
+        # Indexing, ``field[rows]``, takes twice as long.
+        return Imagined(*(field.index_select(0, rows) for field in self))
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class PseudoBuffer:
 
     def all(self) -> Imagined:
         """Every trajectory held, as views of the ring."""
-        return self._ring.select(slice(0, min(self._written, self.rounds) * self._round_size))
+        held = min(self._written, self.rounds) * self._round_size
+        return Imagined(*(field[:held] for field in self._ring))
 
     def state_dict(self) -> dict[str, Any]:
         """The rounds held (views, not copies) and the position in the ring."""

@@ -97,20 +97,21 @@ class ImaginedPPO:
         for group in self.actor_optimiser.param_groups:
             group["lr"] = self.lr_schedule.eval(t_env)
         returns, advantages, weight = self._targets(data)
+        acted = data._replace(features=data.features[:, :-1])  # nothing is done at the last ones
         real_features, real_returns = self._real_targets(real)
         self._warn_of_large_returns(real_returns)
         statistics: list[dict[str, Tensor]] = []
         for _ in range(self.config.epochs):
             parts = zip(self._minibatches(returns), self._minibatches(real_returns), strict=True)
             for index, real_index in parts:
-                chosen = data.select(index)
+                chosen = acted.select(index)
                 statistics.append(
                     {
                         **self._critic_step(
-                            chosen.features[:, :-1],
+                            chosen.features,
                             returns[index],
                             weight[index],
-                            real_features[real_index],
+                            real_features.index_select(0, real_index),
                             real_returns[real_index],
                         ),
                         **self._actor_step(chosen, advantages[index], weight[index]),
@@ -196,7 +197,7 @@ class ImaginedPPO:
         }
 
     def _actor_step(self, data: Imagined, advantages: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        inputs = self.mac.policy_inputs(data.obs, data.features[:, :-1])
+        inputs = self.mac.policy_inputs(data.obs, data.features)
         with self.compute.autocast():
             logits, _ = self.mac.run_agent(inputs, data.actor_hidden)
         log_policy = masked_log_softmax(logits, data.avail_actions)
