@@ -82,10 +82,11 @@ class QLearner:
             TrainingDiverged: the loss or its gradient became NaN or infinite.
         """
         mask = step_mask(batch["filled"])
+        real = RealSteps(mask)
         agent_qs = sequence_outputs(self.mac, batch)
         chosen = taken(agent_qs[:, :-1], batch["actions"][:, :-1, :, 0])
-        values = _mixed(self.mixer, chosen, batch["state"][:, :-1], RealSteps(mask))
-        targets = self._targets(batch, agent_qs.detach(), mask).expand_as(values)
+        values = _mixed(self.mixer, chosen, batch["state"][:, :-1], real)
+        targets = self._targets(batch, agent_qs.detach(), mask, real).expand_as(values)
         error = values - targets
         loss = masked_mean(error.square(), mask)
 
@@ -106,7 +107,7 @@ class QLearner:
             self.logger.log_stat("target_mean", masked_mean(targets, mask).item(), t_env)
 
     @torch.no_grad()
-    def _targets(self, batch: EpisodeBatch, agent_qs: Tensor, mask: Tensor) -> Tensor:
+    def _targets(self, batch: EpisodeBatch, agent_qs: Tensor, mask: Tensor, real: RealSteps) -> Tensor:
         """TD(lambda) targets (batch, T, 1 or n_agents) from the online values of all actions `agent_qs`."""
         rewards = batch["reward"][:, :-1]
         if self.config.standardise_rewards:
@@ -115,7 +116,7 @@ class QLearner:
         judge = agent_qs if self.config.double_q else target_qs
         best = masked_argmax(judge[:, 1:], batch["avail_actions"][:, 1:])
         best_qs = taken(target_qs[:, 1:], best)
-        next_values = _mixed(self.target_mixer, best_qs, batch["state"][:, 1:], RealSteps(mask))
+        next_values = _mixed(self.target_mixer, best_qs, batch["state"][:, 1:], real)
         terminated = batch["terminated"][:, :-1].float()
         return lambda_returns(
             rewards, terminated, mask, next_values, self.config.gamma, self.config.td_lambda
