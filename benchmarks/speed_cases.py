@@ -93,7 +93,7 @@ def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
     """Sampling windows, loss, gradient and optimiser step of a world model."""
     learner, batch = make_learner(alg, shape, 40, **changes)
     learner.trajectories.insert_episode_batch(batch)
-    model = learner.world_model
+    model = learner.student
     names = ("observe", "embed", "obs_fusion", "posterior_head", "act_fusion", "cell", "prior", "predict")
     return Case(
         once(lambda: learner._train_world_model(0)),
