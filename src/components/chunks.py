@@ -28,7 +28,7 @@ class Chunks:
     def select(self, rows: Tensor) -> Self:
         """The chunks of the indices `rows` (m,)."""
         selection = object.__new__(type(self))
-        selection.fields = {key: value[rows] for key, value in self.fields.items()}
+        selection.fields = {key: value.index_select(0, rows) for key, value in self.fields.items()}
         return selection
 
     def __getitem__(self, key: str) -> Tensor:

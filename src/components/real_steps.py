@@ -18,10 +18,9 @@ class RealSteps:
     def __init__(self, filled: Tensor) -> None:
         real = filled.squeeze(-1) > 0
         self.shape = real.shape
-        self.order = real.sum(dim=1).argsort(descending=True, stable=True)
-        """The episodes (batch,) as they come in the first step."""
-        self.step, rank = real[self.order].T.nonzero(as_tuple=True)
-        self.episode = self.order[rank]
+        longest_first = real.sum(dim=1).argsort(descending=True, stable=True)
+        self.step, rank = real[longest_first].T.nonzero(as_tuple=True)
+        self.episode = longest_first[rank]
         self.sizes: list[int] = torch.bincount(self.step).tolist()
         """How many episodes are in each step."""
 

@@ -116,7 +116,7 @@ class BasicMAC:
         """Unmasked outputs, zeros behind an episode's end."""
         real = RealSteps(batch["filled"])
         inputs = self._all_inputs(batch, real.of).flatten(0, 1)
-        hidden = self.initial_hidden(batch.batch_size)[real.order].flatten(0, 1)
+        hidden = self.initial_hidden(real.sizes[0]).flatten(0, 1)
         outputs, _ = self.agent.over_time(inputs, hidden, [size * self.n_agents for size in real.sizes])
         return real.padded(outputs.unflatten(0, (-1, self.n_agents)))
 
