@@ -245,8 +245,7 @@ def whole_run(alg: str, env_map: str, steps: int, warm_up: int, **changes: Any) 
 
     def go_on(until: int) -> None:
         while training.t_env < until:
-            parts.buffer.insert_episode_batch(parts.runner.run())
-            training._learn()
+            training._advance()
 
     go_on(warm_up)
 

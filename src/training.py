@@ -1,8 +1,12 @@
 """The loop of a run: collect episodes, store them, make the updates that are due, test, log, save."""
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import torch
 
 from checkpoints import CheckpointError, CheckpointStore
 from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
@@ -21,6 +25,7 @@ class TrainingConfig:
 
     t_max: int  # to train for
     steps_per_update: float  # between calls of the learner
+    learn_while_stepping: bool  # make due updates while the next episodes are collected
     test_interval: int
     log_interval: int
     checkpoint_interval: int
@@ -93,33 +98,56 @@ class Training:
         while self.t_env < self.config.t_max:
             with interrupts.held():
                 self._at_intervals()
-                self._collect()
-                self._learn()
+                self._advance()
                 self.progress.update(self.t_env)
                 if self._save_is_due() or interrupts.requested():
                     self._save()
             interrupts.check()
         self._finish()
 
-    def _collect(self) -> None:
-        episodes = self.parts.runner.run(test_mode=False)
+    def _advance(self) -> None:
+        """Collect episodes and learn: from them at once, or from those before while these are collected.
+
+        In the second case an update is made at each step of the environments, from the moment that they have
+        their actions, and what is left over behind the last one. So what is learnt does not depend on how
+        long anything takes, and between two calls nothing is under way.
+        """
+        if self.config.learn_while_stepping:
+            updates = self._updates()
+            episodes = self.parts.runner.run(meanwhile=partial(_make_one, updates))
+            _make_all(updates)
+            self._store(episodes)
+        else:
+            self._store(self.parts.runner.run())
+            _make_all(self._updates())
+
+    def _store(self, episodes: EpisodeBatch) -> None:
         self.parts.buffer.insert_episode_batch(episodes)
         self.episode += episodes.batch_size
 
-    def _learn(self) -> None:
-        """Make the updates that are due; those that come due before there is data are dropped."""
-        due = self.updates.due(self.t_env)
-        buffer = self.parts.buffer
-        if isinstance(buffer, OnPolicyBuffer):
-            if due:
-                self._train(buffer.take())
-        elif buffer.can_sample(self.batch_size):
-            for _ in range(due):
-                self._train(buffer.sample(self.batch_size))
+    def _updates(self) -> Iterator[None]:
+        """The updates that are due now, each of which is made when it is asked for.
 
-    def _train(self, batch: EpisodeBatch) -> None:
-        filled = batch[:, : int(batch.max_t_filled())]
-        self.parts.learner.train(filled.to(self.config.device), self.t_env, self.episode)
+        Those that come due before there is data are dropped.
+        """
+        due, t_env, episode = self.updates.due(self.t_env), self.t_env, self.episode
+        buffer = self.parts.buffer
+        take: Callable[[], EpisodeBatch]
+        if isinstance(buffer, OnPolicyBuffer):
+            times, take = min(due, 1), buffer.take
+        else:
+            times = due if buffer.can_sample(self.batch_size) else 0
+            take = partial(buffer.sample, self.batch_size)
+        return (part for _ in range(times) for part in self._train(take(), t_env, episode))
+
+    def _train(self, batch: EpisodeBatch, t_env: int, episode: int) -> Iterator[None]:
+        learner = self.parts.learner
+        filled = batch[:, : int(batch.max_t_filled())].to(self.config.device)
+        if hasattr(learner, "train_in_parts"):
+            yield from learner.train_in_parts(filled, t_env, episode)
+        else:
+            learner.train(filled, t_env, episode)
+            yield
 
     def _at_intervals(self) -> None:
         if self.tests.due(self.t_env):
@@ -130,10 +158,11 @@ class Training:
     def _finish(self) -> None:
         """The last test, and the final ones. The state is saved first: a run that goes on from here, since it
         was killed or ``t_max`` was raised, makes them in its turn."""
-        if self.checkpoints.current != self.t_env:
-            with interrupts.held():
+        with interrupts.held():
+            learnt = _make_all(self._updates())  # from the last episodes, where others would follow
+            if learnt or self.checkpoints.current != self.t_env:
                 self._save()
-            interrupts.check()
+        interrupts.check()
         self._test()
         self._log()
         if self.config.final_test_nepisode:
@@ -240,3 +269,14 @@ class Training:
             summary += f", in {self.config.final_test_nepisode} final episodes {tested}"
         final = {f"final_{which}": value for which, value in self.final.items()}
         return {"summary": summary, "t_env": self.t_env, "last": last, "best": self.best, **final}
+
+
+def _make_one(updates: Iterator[None]) -> None:
+    """Make the next update, if there is one; whoever collects episodes takes no gradients."""
+    with torch.enable_grad():
+        next(updates, None)
+
+
+def _make_all(updates: Iterator[None]) -> int:
+    """Make all updates that are left; returns how many these were."""
+    return sum(1 for _ in updates)

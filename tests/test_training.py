@@ -11,6 +11,7 @@ import torch
 
 from checkpoints import CheckpointStore
 from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
+from envs.batched_env import idle
 from run import make_scheme
 from training import Parts, Training
 from utils.logging import Logger
@@ -25,6 +26,7 @@ class CountingRunner:
 
     def __init__(self, n: int, scheme: dict, logger: Logger) -> None:
         self.n, self.scheme, self.logger, self.t_env = n, scheme, logger, 0
+        self.stepping = False  # the environments are
         self.tests: list[int] = []
         self.final_tests: list[tuple[int, str]] = []
 
@@ -38,24 +40,33 @@ class CountingRunner:
     def load_state_dict(self, state: dict) -> None:
         self.t_env = state["t_env"]
 
-    def run(self, test_mode: bool = False) -> EpisodeBatch | None:
+    @torch.no_grad()
+    def run(self, test_mode: bool = False, meanwhile=idle) -> EpisodeBatch | None:
         if test_mode:
             self.tests.append(self.t_env)
             self.logger.log_stat("test_return_mean", self.t_env % 70, self.t_env)
             return None
         batch = EpisodeBatch(self.scheme, {"agents": 2}, self.n, LENGTH + 1)
         batch.update({"reward": torch.ones(self.n, LENGTH, 1)}, ts=slice(0, LENGTH))
+        for _ in range(LENGTH):
+            self.stepping = True
+            meanwhile()
+            self.stepping = False
         self.t_env += LENGTH * self.n
         return batch
 
 
 class CountingLearner:
-    def __init__(self) -> None:
+    def __init__(self, runner: CountingRunner) -> None:
+        self.runner = runner
         self.calls: list[tuple[int, int, int]] = []
+        self.meanwhile = 0  # of these, while the environments stepped
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         assert batch.max_seq_length == LENGTH
+        assert torch.is_grad_enabled()
         self.calls.append((t_env, batch.batch_size, episode_num))
+        self.meanwhile += self.runner.stepping
 
     def state_dict(self) -> dict:
         return {"calls": self.calls}
@@ -88,10 +99,12 @@ def _train(tmp_path, n: int = 1, buffer: str = "replay", prepare=None, **changes
     settings = {
         "t_max": 400, "steps_per_update": 25.0, "test_interval": 100, "log_interval": 100, "batch_size": 4,
         "checkpoint_interval": 10**9, "checkpoint_minutes": 10**9, "final_test_nepisode": 0, "device": "cpu",
+        "learn_while_stepping": False,
     }  # fmt: skip
     args = SimpleNamespace(**SIZES, **settings | changes)
     logger = Logger(logging.getLogger("test"))
-    runner, learner = CountingRunner(n, make_scheme(args), logger), CountingLearner()
+    runner = CountingRunner(n, make_scheme(args), logger)
+    learner = CountingLearner(runner)
     shape = (make_scheme(args), {"agents": 2})
     replay = ReplayBuffer(*shape, 8, LENGTH + 1)
     episodes = OnPolicyBuffer(*shape, LENGTH + 1) if buffer == "on_policy" else replay
@@ -129,6 +142,28 @@ def test_several_updates_per_step(tmp_path):
     assert len(_train(tmp_path, 4, steps_per_update=0.5).learner.calls) == 800
 
 
+@pytest.mark.parametrize(("buffer", "n"), [("replay", 2), ("replay", 8), ("on_policy", 2)])
+def test_the_same_updates_are_made_while_the_next_episodes_are_collected(tmp_path, buffer, n):
+    plain = _train(tmp_path / "plain", n, buffer)
+    overlapping = _train(tmp_path / "overlapping", n, buffer, learn_while_stepping=True)
+    assert overlapping.learner.calls == plain.learner.calls
+    last = sum(t == overlapping.runner.t_env for t, _, _ in plain.learner.calls)  # no episodes follow these
+    assert overlapping.learner.meanwhile == len(plain.learner.calls) - last > plain.learner.meanwhile == 0
+
+
+def test_updates_that_steps_leave_no_time_for_are_made_before_the_next_are_due(tmp_path):
+    several = _train(tmp_path, 4, steps_per_update=0.5, learn_while_stepping=True).learner
+    assert len(several.calls) == 800
+    assert several.meanwhile == 9 * LENGTH
+
+
+def test_what_is_learnt_from_the_last_episodes_is_saved(tmp_path):
+    done = _train(tmp_path, 2, checkpoint_interval=20, learn_while_stepping=True)
+    checkpoint = done.store.newest()
+    assert checkpoint.step == 400
+    assert checkpoint.load("learner")["calls"] == done.learner.calls
+
+
 def test_first_test_is_at_the_start_and_last_at_the_end(tmp_path):
     assert _train(tmp_path, 3).runner.tests == [0, 120, 210, 300, 420]
 
@@ -164,9 +199,15 @@ def test_final_tests_play_the_last_and_the_best_policy(tmp_path):
     assert done.training.result("x")["final_best"] == 1.5
 
 
-@pytest.mark.parametrize(("buffer", "n"), [("replay", 3), ("on_policy", 2)])
-def test_training_goes_on_where_a_checkpoint_was_made(tmp_path, buffer, n):
-    settings = {"buffer": buffer, "n": n, "checkpoint_interval": 90, "steps_per_update": 35}
+@pytest.mark.parametrize(
+    ("buffer", "n", "meanwhile"),
+    [("replay", 3, False), ("on_policy", 2, False), ("replay", 3, True), ("on_policy", 2, True)],
+)
+def test_training_goes_on_where_a_checkpoint_was_made(tmp_path, buffer, n, meanwhile):
+    settings = {
+        "buffer": buffer, "n": n, "checkpoint_interval": 90, "steps_per_update": 35,
+        "learn_while_stepping": meanwhile,
+    }  # fmt: skip
     whole = _train(tmp_path / "whole", **settings)
     first = _train(tmp_path / "first", t_max=200, **settings)
     checkpoint = first.store.newest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -46,6 +47,10 @@ class BatchedStep(NamedTuple):
     lost_as: tuple[str, ...] = ()  # names of metrics, one for each of these losses that one counts
 
 
+def idle() -> None:
+    """Does nothing."""
+
+
 class BatchedEnv(ABC):
     """``n_envs`` slots, each with its own seed, that play one episode after the other.
 
@@ -60,10 +65,14 @@ class BatchedEnv(ABC):
         """First view of each slot's first episode, the same at each call: all starts anew from the seeds."""
 
     @abstractmethod
-    def step(self, actions: Tensor, active: Tensor | None = None) -> BatchedStep:
+    def step(
+        self, actions: Tensor, active: Tensor | None = None, meanwhile: Callable[[], object] = idle
+    ) -> BatchedStep:
         """Steps the ``active`` slots (B,) bool (None: all) and starts the next episode where one ended.
 
         ``actions`` is (B, n_agents) of any integer type. Slots that are not active stay as they are.
+        ``meanwhile`` is called once, while the slots take their step if something else than the calling
+        thread computes it, and has no part in what comes of it.
         """
 
     @property

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View
+from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View, idle
 from envs.episodes import Episodes, RawStep, RawView, info_of
 from envs.multiagentenv import MultiAgentEnv
 
@@ -26,7 +26,10 @@ class SingleEnv(BatchedEnv):
     def reset(self) -> View:
         return stack_views([self._episodes.reset()])
 
-    def step(self, actions: Tensor, active: Tensor | None = None) -> BatchedStep:
+    def step(
+        self, actions: Tensor, active: Tensor | None = None, meanwhile: Callable[[], object] = idle
+    ) -> BatchedStep:
+        meanwhile()
         return stack_steps([self._episodes.step(actions[0].cpu().numpy())])
 
     def state_dict(self) -> dict[str, Any]:

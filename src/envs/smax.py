@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View
+from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View, idle
 from envs.multiagentenv import Info, MultiAgentEnv
 from envs.smax_drawing import Units, draw
 from envs.smax_scenarios import SCENARIOS, Scenario
@@ -221,14 +221,16 @@ class BatchedSMAX(BatchedEnv):
         self._battles = self.rules.start(self._keys, episodes)
         return self.rules.view(self._battles.obs, self._battles.avail)
 
-    def step(self, actions: Tensor, active: Tensor | None = None) -> BatchedStep:
-        self._battles, stacked, obs, avail = jax.block_until_ready(
-            self.rules.step(
-                self._battles,
-                actions.to(device="cpu", dtype=torch.int32).numpy(),
-                self._all_active if active is None else active.numpy(),
-            )
+    def step(
+        self, actions: Tensor, active: Tensor | None = None, meanwhile: Callable[[], object] = idle
+    ) -> BatchedStep:
+        stepped = self.rules.step(
+            self._battles,
+            actions.to(device="cpu", dtype=torch.int32).numpy(),
+            self._all_active if active is None else active.numpy(),
         )
+        meanwhile()  # a thread of the simulator's computes the step
+        self._battles, stacked, obs, avail = jax.block_until_ready(stepped)
         outcome = Outcome(*from_dlpack(stacked).unbind(dim=1))
         return BatchedStep(
             reward=outcome.reward.unsqueeze(1),

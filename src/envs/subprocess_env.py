@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from envs import worker
-from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View
+from envs.batched_env import BatchedEnv, BatchedStep, EnvInfo, View, idle
 from envs.episodes import RawStep, RawView, lost_step
 from envs.multiagentenv import MultiAgentEnv, SimulatorError
 from envs.single_env import stack_steps, stack_views
@@ -86,9 +86,12 @@ class SubprocessEnv(BatchedEnv):
         self._views = [self._view(i, deadline) for i in range(self.n_envs)]
         return stack_views(self._views)
 
-    def step(self, actions: Tensor, active: Tensor | None = None) -> BatchedStep:
+    def step(
+        self, actions: Tensor, active: Tensor | None = None, meanwhile: Callable[[], object] = idle
+    ) -> BatchedStep:
         slots = range(self.n_envs) if active is None else active.nonzero().flatten().tolist()
         deadline = self._ask(slots, "step", actions.cpu().numpy())
+        meanwhile()
         steps = {i: self._step(i, deadline) for i in slots}
         for i, step in steps.items():
             self._views[i] = step.view

@@ -5,6 +5,7 @@ observation, a controller that acts on the model's state, a choice among imagine
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,14 +147,21 @@ class GAWMLearner:
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """Store fresh episodes and make all updates that are due at ``t_env``."""
+        for _ in self.train_in_parts(batch, t_env, episode_num):
+            pass
+
+    def train_in_parts(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> Iterator[None]:
+        """``train``, which halts after each update until it is asked to go on."""
         self.trajectories.insert_episode_batch(batch)
         enough = len(self.trajectories) >= self.config.wm_sequence_length
         if t_env < self.config.start_training_steps or not enough:
             return
         for _ in range(self.wm_clock.due(t_env)):
             self.statistics.add(self._train_world_model(t_env))
+            yield
         for _ in range(self.policy_clock.due(t_env)):
             self.statistics.add(self._train_policy(t_env))
+            yield
         if self.statistics and self.log_clock.due(t_env):
             self._log(t_env)
 

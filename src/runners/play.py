@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from envs.batched_env import BatchedEnv, View
+from envs.batched_env import BatchedEnv, View, idle
 from envs.multiagentenv import SimulatorError
 from runners.acting import Actor
 from runners.recording import EpisodeStatistics, Recorder
@@ -50,8 +50,14 @@ class Play:
         self.lost_as: Counter[str] = Counter()  # lost episodes by the metrics that count their kinds
         self._view: View | None = None  # what to act on next; None before the first episodes
 
-    def step(self, active: Tensor, t_env: int, test_mode: bool = False) -> Played:
-        """Steps the ``active`` slots (B,) bool once.
+    def step(
+        self,
+        active: Tensor,
+        t_env: int,
+        test_mode: bool = False,
+        meanwhile: Callable[[], object] = idle,
+    ) -> Played:
+        """Steps the ``active`` slots (B,) bool once; ``meanwhile`` is called once they have their actions.
 
         Raises:
             SimulatorError: a slot keeps losing its episodes.
@@ -63,7 +69,7 @@ class Play:
             self.watch(self.env, active)
         view = self._view
         actions = self.actor.act(view, active, t_env, test_mode)
-        step = self.env.step(actions, active)
+        step = self.env.step(actions, active, meanwhile)
         self._view = step.view
         lost = torch.zeros_like(active) if step.lost is None else step.lost & active
         if lost.any():
@@ -95,7 +101,13 @@ class Play:
         if self.recorder is not None:
             self.lost_steps += self.recorder.drop(slots)
 
-    def one_episode_each(self, active: Tensor, t_env: int, test_mode: bool = False) -> int:
+    def one_episode_each(
+        self,
+        active: Tensor,
+        t_env: int,
+        test_mode: bool = False,
+        meanwhile: Callable[[], object] = idle,
+    ) -> int:
         """One episode in each ``active`` slot, all starting together; returns the steps taken in total.
 
         Slots that lose their episode play another one together, after the others.
@@ -105,7 +117,7 @@ class Play:
             self.actor.start()
             playing, again = active, torch.zeros_like(active)
             while playing.any():
-                played = self.step(playing, t_env + taken, test_mode)
+                played = self.step(playing, t_env + taken, test_mode, meanwhile)
                 taken += played.steps(playing)
                 playing = playing & ~played.ended & ~played.lost
                 again |= played.lost

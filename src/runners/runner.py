@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from components.episode_buffer import Device, EpisodeBatch, Preprocess, Scheme
 from envs import BATCHED_REGISTRY, make_batched
-from envs.batched_env import BatchedEnv
+from envs.batched_env import BatchedEnv, idle
 from runners.acting import WindowActor, make_actor
 from runners.play import Play, Watch
 from runners.recording import EpisodeStatistics, Recorder
@@ -89,8 +90,10 @@ class Runner:
         return Play(env, actor, statistics, self.config.worker_max_restarts, recorder)
 
     @torch.no_grad()
-    def run(self, test_mode: bool = False) -> EpisodeBatch:
+    def run(self, test_mode: bool = False, meanwhile: Callable[[], object] = idle) -> EpisodeBatch:
         """The next ``batch_size`` training episodes, in the order in which they ended, on the CPU.
+
+        ``meanwhile`` is called at each step, while the environments take it.
 
         With ``test_mode``, plays and logs exactly ``test_nepisode`` episodes instead and returns a batch of
         none: test episodes are not kept.
@@ -101,9 +104,9 @@ class Runner:
         everyone = torch.ones(self.batch_size, dtype=torch.bool)
         if isinstance(self._play.actor, WindowActor):
             while len(self._recorder) < self.batch_size:
-                self.t_env += self._play.step(everyone, self.t_env).steps(everyone)
+                self.t_env += self._play.step(everyone, self.t_env, meanwhile=meanwhile).steps(everyone)
         else:
-            self.t_env += self._play.one_episode_each(everyone, self.t_env)
+            self.t_env += self._play.one_episode_each(everyone, self.t_env, meanwhile=meanwhile)
         self._log()
         return self._recorder.take(self.batch_size)
 

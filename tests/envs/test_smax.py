@@ -107,6 +107,22 @@ def test_battles_are_those_of_the_simulator():
     raise AssertionError("the battle does not end")
 
 
+def test_other_work_has_no_part_in_a_step():
+    plain, busy = BatchedSMAX([1, 2], "3m"), BatchedSMAX([1, 2], "3m")
+    view, generator, calls = plain.reset(), torch.Generator().manual_seed(0), []
+    busy.reset()
+    for _ in range(40):
+        actions = random_actions(view, generator)
+        step = plain.step(actions)
+        other = busy.step(
+            actions, meanwhile=lambda: calls.append(torch.randn(300, 300) @ torch.randn(300, 300))
+        )
+        view = step.view
+        assert all(torch.equal(a, b) for a, b in zip(view, other.view, strict=True))
+        assert torch.equal(step.reward, other.reward)
+    assert len(calls) == 40
+
+
 def test_the_state_is_scaled_and_zero_for_the_dead():
     env = BatchedSMAX([1, 2], "3m")
     view, dead_seen = env.reset(), False

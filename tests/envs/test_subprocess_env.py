@@ -115,6 +115,40 @@ def test_slots_step_reset_and_wait(env):
     assert step.reward.tolist() == [[1], [0]]
 
 
+class Waiting(Obedient):
+    """A step takes until somebody else has noticed that it goes on."""
+
+    def __init__(self, folder, seed):
+        super().__init__(seed)
+        self.folder = folder
+
+    def step(self, actions):
+        (self.folder / f"stepping-{self.seed_}").touch()
+        wait_for(self.folder / "noticed")
+        return super().step(actions)
+
+
+def wait_for(path, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_other_work_is_done_while_the_processes_step(tmp_path):
+    def work():
+        for seed in (3, 4):
+            wait_for(tmp_path / f"stepping-{seed}")
+        (tmp_path / "noticed").touch()
+
+    env = SubprocessEnv(partial(Waiting, tmp_path), [3, 4])
+    env.reset()
+    step = env.step(command(0, 0), meanwhile=work)
+    env.close()
+    assert step.lost.tolist() == [False, False]
+    assert step.view.obs.tolist() == [[[3, 1]], [[4, 1]]]
+
+
 def test_the_same_episodes_as_in_this_process():
     seeds = [11, 12]
     here = [SingleEnv(make_single(LBF, seed), seed) for seed in seeds]

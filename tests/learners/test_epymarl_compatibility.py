@@ -310,8 +310,7 @@ def test_components_written_for_epymarl_train(monkeypatch, logger, tmp_path, con
     before = copy.deepcopy(parts.mac.agent.state_dict())
     training = Training(parts, args, logger, SimpleNamespace(), CheckpointStore(tmp_path), None)
     while runner.t_env < 1600:
-        parts.buffer.insert_episode_batch(runner.run())
-        training._learn()
+        training._advance()
     runner.run(test_mode=True)
     runner.close_env()
     after = parts.mac.agent.state_dict()

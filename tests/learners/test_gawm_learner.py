@@ -176,6 +176,14 @@ def test_updates_follow_environment_steps_not_environments(per_call: int) -> Non
     assert learner.logger.stats["wm_updates"][-1] == 16
 
 
+def test_training_halts_after_each_update() -> None:
+    learner = make_learner(start_training_steps=0)
+    done = []
+    for _ in learner.train_in_parts(random_episodes([8] * 5, seed=1), 40, 0):
+        done.append((learner.averaging.updates, learner.pseudo.state_dict()["written"]))
+    assert done == [*((n, 0) for n in range(1, 9)), *((8, n) for n in range(1, 5))]
+
+
 def test_nothing_is_learnt_before_there_is_enough() -> None:
     learner = make_learner(start_training_steps=30)
     feed(learner, 3, 1)

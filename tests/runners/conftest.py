@@ -8,7 +8,7 @@ import torch
 
 import envs
 from components.transforms import OneHot
-from envs.batched_env import BatchedEnv, EnvInfo
+from envs.batched_env import BatchedEnv, EnvInfo, idle
 from envs.episodes import Episodes, info_of
 from envs.multiagentenv import MultiAgentEnv
 from envs.single_env import stack_steps, stack_views
@@ -73,7 +73,8 @@ class ToyBatch(BatchedEnv):
     def reset(self):
         return stack_views([slot.reset() for slot in self.slots])
 
-    def step(self, actions, active=None):
+    def step(self, actions, active=None, meanwhile=idle):
+        meanwhile()
         active = torch.ones(self.n_envs, dtype=torch.bool) if active is None else active
         for i in active.nonzero().flatten().tolist():
             self.last[i] = self.slots[i].step(actions[i].numpy())

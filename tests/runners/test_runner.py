@@ -29,6 +29,10 @@ def episodes_of(batch):
         yield {key: value[b, :n] for key, value in batch.data.transition_data.items()}
 
 
+def batch_fields(batch):
+    return batch.data.transition_data.values()
+
+
 def origin(episode):
     """(seed of the slot, number of the episode) as the observations say."""
     return tuple(episode["state"][0, :2].int().tolist())
@@ -87,6 +91,22 @@ def test_slots_never_wait(make_runner, toy):
         runner.run()
     assert runner.t_env % 4 == 0
     assert max(e.env.episode for e in runner.env.slots) > min(e.env.episode for e in runner.env.slots)
+
+
+@pytest.mark.parametrize("mac", ["RestartableMac", "EpymarlMac"])
+def test_something_can_be_done_at_each_step(make_runner, toy, mac):
+    runner = make_runner(getattr(toy, mac)(), batch_size_run=3)
+    plain = make_runner(getattr(toy, mac)(), batch_size_run=3)
+    done_at = []
+    for _ in range(4):
+        batch = runner.run(meanwhile=lambda: done_at.append(runner.env.steps))
+        assert all(
+            torch.equal(a, b) for a, b in zip(batch_fields(batch), batch_fields(plain.run()), strict=True)
+        )
+    assert done_at[0] == 0
+    assert all(
+        1 <= later - earlier <= 3 for earlier, later in itertools.pairwise([*done_at, runner.env.steps])
+    )
 
 
 def test_a_controller_of_epymarl_plays_episodes_that_start_together(make_runner, toy):

@@ -109,9 +109,17 @@ def assert_alike(whole, killed):
     assert all(torch.equal(a, b) for a, b in zip(mine, its, strict=True))
 
 
-@pytest.mark.parametrize(("alg", "lines"), [("qmix", 60), ("mappo", None), ("gawm_small", 150)])
-def test_a_killed_run_goes_on_bit_equal(command_line, tmp_path, alg, lines):
-    whole, killed = (Survivor(command_line, alg, tmp_path / name) for name in ("whole", "killed"))
+@pytest.mark.parametrize(
+    ("alg", "lines", "more"),
+    [
+        ("qmix", 60, []),
+        ("mappo", None, []),
+        ("gawm_small", 150, []),
+        ("gawm_small", None, ["learn_while_stepping=True"]),
+    ],
+)
+def test_a_killed_run_goes_on_bit_equal(command_line, tmp_path, alg, lines, more):
+    whole, killed = (Survivor(command_line, alg, tmp_path / name, *more) for name in ("whole", "killed"))
     undisturbed = whole.start()
     assert killed.kill(killed.while_saving(4) if lines is None else killed.after_lines(lines))
     killed.finish()
