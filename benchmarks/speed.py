@@ -154,6 +154,12 @@ def show(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def chosen(word: str, full: bool) -> list[str]:
+    """The cases whose names begin with ``word``, large ones if they are asked for or no other does."""
+    small, large = ([name for name in cases if name.startswith(word)] for cases in (CASES, FULL_CASES))
+    return small + large if full else small or large
+
+
 def main() -> int:
     """Measure what the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(description="How fast the parts of a run are on this machine.")
@@ -165,10 +171,10 @@ def main() -> int:
     )
     parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
     asked = parser.parse_args()
-    known = {**CASES, **FULL_CASES}
-    names = [name for name in (known if asked.full or asked.only else CASES) if name.startswith(asked.only)]
+    names = chosen(asked.only, asked.full)
     if not names:
-        print(f"error: no case begins with {asked.only!r}; there are: {', '.join(known)}.", file=sys.stderr)
+        known = ", ".join({**CASES, **FULL_CASES})
+        print(f"error: no case begins with {asked.only!r}; there are: {known}.", file=sys.stderr)
         return 2
     limit_threads(asked.threads)
     console = Console(width=140)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from speed import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,3 +42,17 @@ def test_an_unknown_case_is_answered_with_the_known_ones() -> None:
     assert done.returncode == 2
     assert "qmxi" in done.stderr
     assert "wm_small" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "full", "there", "left_out"),
+    [
+        ("run_", False, "run_gawm_small_3m", "run_gawm_8m"),
+        ("run_", True, "run_gawm_8m", "qmix"),
+        ("wm_agents", False, "wm_agents_27", "wm_8m"),
+    ],
+)
+def test_large_cases_are_left_out_unless_they_are_meant(word, full, there, left_out) -> None:
+    names = chosen(word, full)
+    assert there in names
+    assert left_out not in names
