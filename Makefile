@@ -4,6 +4,8 @@ VENV    := .venv
 PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.installed
 THREADS ?= 2
+# Processes that share the tests: many of these wait for others, so one more than threads.
+WORKERS ?= $(shell expr $(THREADS) + 1)
 
 # What `make demo` trains. For example: make demo DEMO_MAP=3s_vs_3z DEMO_STEPS=15000
 DEMO_ALG   ?= gawm_small
@@ -33,7 +35,7 @@ demo: $(STAMP)
 	  --out results/plots/$(DEMO_ALG)_$(DEMO_MAP).png
 
 test: lint
-	@$(PY) -m pytest -n $(THREADS)
+	@$(PY) -m pytest -n $(WORKERS)
 
 test-slow: $(STAMP)
 	@$(PY) -m pytest -m slow

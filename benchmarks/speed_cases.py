@@ -254,7 +254,8 @@ def whole_run(alg: str, env_map: str, steps: int, warm_up: int, **changes: Any) 
         go_on(before + steps)
         return training.t_env - before
 
-    return Case(call, "env steps", ((parts.runner, "run"), (parts.learner, "train")))
+    names = ("_train_world_model", "_train_policy") if alg.startswith("gawm") else ("train",)
+    return Case(call, "env steps", ((parts.runner, "run"), *((parts.learner, name) for name in names)))
 
 
 def checkpoint(records: int = 20000) -> Case:

@@ -25,13 +25,13 @@ class TrainingConfig:
 
     t_max: int  # to train for
     steps_per_update: float  # between calls of the learner
-    learn_while_stepping: bool  # make due updates while the next episodes are collected
     test_interval: int
     log_interval: int
     checkpoint_interval: int
     checkpoint_minutes: float  # minutes between checkpoints, if these are sooner over
     final_test_nepisode: int  # episodes of the final tests; 0: none
     device: str  # where learning takes place
+    learn_while_stepping: bool = False  # make due updates while the next episodes are collected
 
 
 @dataclass
@@ -51,6 +51,14 @@ class Parts:
         """Names of the parts that can't tell their state, such as a learner written for EPyMARL: a run of
         theirs can't be resumed."""
         return [name for name, part in self.stateful().items() if not hasattr(part, "load_state_dict")]
+
+    def reason_not_to_overlap(self) -> str | None:
+        """Why updates can't be made between the steps of running episodes, None where they can."""
+        if not hasattr(self.mac, "reset_hidden"):
+            return "the controller may keep the state of running episodes where learning changes it"
+        if isinstance(self.buffer, OnPolicyBuffer) and not hasattr(self.learner, "train_in_parts"):
+            return "the learner makes all its updates in one call"
+        return None
 
 
 class Training:
@@ -81,6 +89,10 @@ class Training:
         self.logs = Every(config.log_interval, first=config.log_interval)
         self.saves = Every(config.checkpoint_interval, first=config.checkpoint_interval)
         self.saved_at = time.monotonic()
+        self.learns_while_stepping = config.learn_while_stepping
+        if config.learn_while_stepping and (reason := parts.reason_not_to_overlap()):
+            self.learns_while_stepping = False
+            logger.console_logger.info("learn_while_stepping has no effect: %s", reason)
         self.episode = 0
         self.best: float | None = None
         self.final: dict[str, float] = {}
@@ -110,9 +122,10 @@ class Training:
 
         In the second case an update is made at each step of the environments, from the moment that they have
         their actions, and what is left over behind the last one. So what is learnt does not depend on how
-        long anything takes, and between two calls nothing is under way.
+        long anything takes, and between two calls nothing is under way. What becomes due at ``t_max`` is left
+        to a run that goes on from there.
         """
-        if self.config.learn_while_stepping:
+        if self.learns_while_stepping:
             updates = self._updates()
             episodes = self.parts.runner.run(meanwhile=partial(_make_one, updates))
             _make_all(updates)
@@ -158,11 +171,10 @@ class Training:
     def _finish(self) -> None:
         """The last test, and the final ones. The state is saved first: a run that goes on from here, since it
         was killed or ``t_max`` was raised, makes them in its turn."""
-        with interrupts.held():
-            learnt = _make_all(self._updates())  # from the last episodes, where others would follow
-            if learnt or self.checkpoints.current != self.t_env:
+        if self.checkpoints.current != self.t_env:
+            with interrupts.held():
                 self._save()
-        interrupts.check()
+            interrupts.check()
         self._test()
         self._log()
         if self.config.final_test_nepisode:
@@ -272,11 +284,12 @@ class Training:
 
 
 def _make_one(updates: Iterator[None]) -> None:
-    """Make the next update, if there is one; whoever collects episodes takes no gradients."""
+    """Make the next update, if there is one. Episodes are collected without gradients, updates need them."""
     with torch.enable_grad():
         next(updates, None)
 
 
-def _make_all(updates: Iterator[None]) -> int:
-    """Make all updates that are left; returns how many these were."""
-    return sum(1 for _ in updates)
+def _make_all(updates: Iterator[None]) -> None:
+    """Make all updates that are left."""
+    for _ in updates:
+        pass

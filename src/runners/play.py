@@ -44,20 +44,15 @@ class Play:
     ):
         self.env, self.actor, self.statistics, self.recorder = env, actor, statistics, recorder
         self.watch: Watch | None = None  # is shown the environment and the active slots before each step
+        self.meanwhile: Callable[[], object] = idle  # is called while the environment takes a step
         self.lost_episodes = self.lost_steps = 0
         self._most_lost = most_lost
         self._lost_in_a_row = torch.zeros(env.n_envs, dtype=torch.long)  # of each slot
         self.lost_as: Counter[str] = Counter()  # lost episodes by the metrics that count their kinds
         self._view: View | None = None  # what to act on next; None before the first episodes
 
-    def step(
-        self,
-        active: Tensor,
-        t_env: int,
-        test_mode: bool = False,
-        meanwhile: Callable[[], object] = idle,
-    ) -> Played:
-        """Steps the ``active`` slots (B,) bool once; ``meanwhile`` is called once they have their actions.
+    def step(self, active: Tensor, t_env: int, test_mode: bool = False) -> Played:
+        """Steps the ``active`` slots (B,) bool once.
 
         Raises:
             SimulatorError: a slot keeps losing its episodes.
@@ -69,7 +64,7 @@ class Play:
             self.watch(self.env, active)
         view = self._view
         actions = self.actor.act(view, active, t_env, test_mode)
-        step = self.env.step(actions, active, meanwhile)
+        step = self.env.step(actions, active, self.meanwhile)
         self._view = step.view
         lost = torch.zeros_like(active) if step.lost is None else step.lost & active
         if lost.any():
@@ -101,13 +96,7 @@ class Play:
         if self.recorder is not None:
             self.lost_steps += self.recorder.drop(slots)
 
-    def one_episode_each(
-        self,
-        active: Tensor,
-        t_env: int,
-        test_mode: bool = False,
-        meanwhile: Callable[[], object] = idle,
-    ) -> int:
+    def one_episode_each(self, active: Tensor, t_env: int, test_mode: bool = False) -> int:
         """One episode in each ``active`` slot, all starting together; returns the steps taken in total.
 
         Slots that lose their episode play another one together, after the others.
@@ -117,7 +106,7 @@ class Play:
             self.actor.start()
             playing, again = active, torch.zeros_like(active)
             while playing.any():
-                played = self.step(playing, t_env + taken, test_mode, meanwhile)
+                played = self.step(playing, t_env + taken, test_mode)
                 taken += played.steps(playing)
                 playing = playing & ~played.ended & ~played.lost
                 again |= played.lost

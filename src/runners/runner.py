@@ -93,7 +93,7 @@ class Runner:
     def run(self, test_mode: bool = False, meanwhile: Callable[[], object] = idle) -> EpisodeBatch:
         """The next ``batch_size`` training episodes, in the order in which they ended, on the CPU.
 
-        ``meanwhile`` is called at each step, while the environments take it.
+        ``meanwhile`` is called at each of their steps, while the environments take it.
 
         With ``test_mode``, plays and logs exactly ``test_nepisode`` episodes instead and returns a batch of
         none: test episodes are not kept.
@@ -102,11 +102,12 @@ class Runner:
             self._test()
             return self._new_batch(0, self._length)
         everyone = torch.ones(self.batch_size, dtype=torch.bool)
+        self._play.meanwhile = meanwhile
         if isinstance(self._play.actor, WindowActor):
             while len(self._recorder) < self.batch_size:
-                self.t_env += self._play.step(everyone, self.t_env, meanwhile=meanwhile).steps(everyone)
+                self.t_env += self._play.step(everyone, self.t_env).steps(everyone)
         else:
-            self.t_env += self._play.one_episode_each(everyone, self.t_env, meanwhile=meanwhile)
+            self.t_env += self._play.one_episode_each(everyone, self.t_env)
         self._log()
         return self._recorder.take(self.batch_size)
 
