@@ -41,6 +41,11 @@ def once(work: Callable[[], Any]) -> Callable[[], float]:
     return call
 
 
+def those_of(owner: Any, *names: str) -> tuple[tuple[Any, str], ...]:
+    """Parts for a profile: the methods and modules of these names that ``owner`` has."""
+    return tuple((owner, name) for name in names if hasattr(owner, name))
+
+
 # --- Learners on random episodes of a given shape
 
 
@@ -170,8 +175,7 @@ def window_sampling(alg: str, shape: Shape) -> Case:
 def baseline_update(alg: str, n_episodes: int, **changes: Any) -> Case:
     """One call of a model-free learner."""
     learner, batch = make_learner(alg, BASELINE, n_episodes, **changes)
-    names = ("_targets", "mixer", "_prepare", "_step")
-    parts = tuple((learner, name) for name in names if hasattr(learner, name))
+    parts = those_of(learner, "_targets", "mixer", "_prepare", "_step")
     return Case(once(lambda: learner.train(batch, 0, 0)), "updates", (*parts, (learner.mac, "run_agent")))
 
 
@@ -254,8 +258,8 @@ def whole_run(alg: str, env_map: str, steps: int, warm_up: int, **changes: Any) 
         go_on(before + steps)
         return training.t_env - before
 
-    names = ("_train_world_model", "_train_policy") if alg.startswith("gawm") else ("train",)
-    return Case(call, "env steps", ((parts.runner, "run"), *((parts.learner, name) for name in names)))
+    learning = those_of(parts.learner, "train", "_train_world_model", "_train_policy")
+    return Case(call, "env steps", ((parts.runner, "run"), *learning))
 
 
 def checkpoint(records: int = 20000) -> Case:

@@ -11,6 +11,7 @@ import torch
 from checkpoints import CheckpointError, CheckpointStore
 from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
 from records.journal import Journal
+from runners.acting import restarts_single_slots
 from utils import interrupts
 from utils.clocks import Every, Ratio
 from utils.logging import Logger
@@ -54,7 +55,7 @@ class Parts:
 
     def reason_not_to_overlap(self) -> str | None:
         """Why updates can't be made between the steps of running episodes, None where they can."""
-        if not hasattr(self.mac, "reset_hidden"):
+        if not restarts_single_slots(self.mac):
             return "the controller may keep the state of running episodes where learning changes it"
         if isinstance(self.buffer, OnPolicyBuffer) and not hasattr(self.learner, "train_in_parts"):
             return "the learner makes all its updates in one call"

@@ -113,8 +113,13 @@ class HistoryActor:
         """Nothing."""
 
 
+def restarts_single_slots(mac: Any) -> bool:
+    """Whether the controller is one of ours; those written for EPyMARL start all slots together."""
+    return hasattr(mac, "reset_hidden")
+
+
 def make_actor(mac: Any, new_batch: NewBatch, n_slots: int, length: int) -> WindowActor | HistoryActor:
     """The actor that suits the controller; ``length`` is the number of steps that a full episode fills."""
-    if hasattr(mac, "reset_hidden"):
+    if restarts_single_slots(mac):
         return WindowActor(mac, new_batch, n_slots)
     return HistoryActor(mac, new_batch, n_slots, length)

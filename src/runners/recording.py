@@ -51,10 +51,10 @@ class Recorder:
             self._complete.extend(self._take_out(slot) for slot in ended.tolist())
 
     def _take_out(self, slot: int) -> dict[str, Tensor]:
-        places = {key: field[slot, : int(self._t[slot]) + 1] for key, field in self._fields.items()}
-        episode = {key: place.clone() for key, place in places.items()}
-        for place in places.values():
-            place.zero_()
+        length = int(self._t[slot]) + 1
+        episode = _copied(self._fields, slot, length)
+        for field in self._fields.values():
+            field[slot, :length] = 0
         self._t[slot] = 0
         return episode
 
@@ -88,10 +88,12 @@ class Recorder:
         self._t.copy_(state["t"])
         fields = state["complete"]["transition_data"]
         lengths = fields["filled"].sum(dim=1).flatten().tolist()
-        self._complete = deque(
-            {key: field[i, :length].clone() for key, field in fields.items()}
-            for i, length in enumerate(lengths)
-        )
+        self._complete = deque(_copied(fields, i, length) for i, length in enumerate(lengths))
+
+
+def _copied(fields: dict[str, Tensor], i: int, length: int) -> dict[str, Tensor]:
+    """The first ``length`` records of episode ``i``."""
+    return {key: field[i, :length].clone() for key, field in fields.items()}
 
 
 class EpisodeStatistics:
