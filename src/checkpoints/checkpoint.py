@@ -187,6 +187,8 @@ def _exact(state: Any) -> Any:
         state = state.detach().cpu()
         if state.untyped_storage().nbytes() == state.nbytes:
             return state
+        if state.dtype is torch.bfloat16:  # which numpy doesn't know
+            return _exact(state.contiguous().view(torch.int16)).view(torch.bfloat16)
         return torch.from_numpy(state.contiguous().numpy())  # shares the memory, but not what lies around
     if isinstance(state, Mapping):
         return {key: _exact(value) for key, value in state.items()}

@@ -95,17 +95,23 @@ class TrajectoryBuffer:
         return min(self._written, self.capacity)
 
     def insert_episode_batch(self, batch: EpisodeBatch) -> None:
-        """Append complete episodes; rewards are summed over agents where each has its own."""
+        """Append complete episodes; rewards are summed over agents where each has its own.
+
+        Of more than fit the newest ones are kept, as if they had come one by one.
+        """
         records = self._arrivals(batch)
         lengths = batch["filled"][..., 0].sum(dim=1).tolist()
-        total = int(sum(lengths))
-        if total > self.capacity:
+        if max(lengths) > self.capacity:
             raise ValueError(
-                f"{total} records do not fit a trajectory buffer of {self.capacity}; raise replay_capacity."
+                f"An episode of {max(lengths)} records does not fit a trajectory buffer of {self.capacity}; "
+                "raise replay_capacity."
             )
+        while sum(lengths) > self.capacity:
+            lengths.pop(0)
+        total = int(sum(lengths))
         index = torch.arange(self._written, self._written + total, device=self.device) % self.capacity
         for ring, new in zip(self._records, records, strict=True):
-            ring[index] = new.to(self.device)
+            ring[index] = new[len(new) - total :].to(self.device)
         for length in lengths:
             self._episodes.append((self._written, int(length)))
             self._written += int(length)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import pickle
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -133,7 +132,7 @@ class SubprocessEnv(BatchedEnv):
             log.warning("%s: its episode is thrown away and a new worker takes its place", error)
             self._workers[i].kill()
             try:
-                seed = spawn(self._seeds[i], "restart", self._restarts[i])[-1]
+                seed = spawn(self._seeds[i], "worker restart", self._restarts[i])[-1]
                 self._workers[i] = worker = _Worker(i, self._pickled, seed)
                 worker.receive(self._timeout)  # its sizes, known already
                 worker.send("reset", seed)
@@ -151,17 +150,17 @@ class SubprocessEnv(BatchedEnv):
         slots = []
         for slot in self._workers:
             try:
-                slots.append(pickle.loads(slot.receive(deadline - time.monotonic())))
+                slots.append(worker.unpacked(slot.receive(deadline - time.monotonic())))
             except EnvWorkerError:
                 slot.kill()
                 slots.append({})
-        return {"slots": slots} if all(slots) else {}
+        return {"slots": slots, "restarts": self._restarts} if all(slots) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        deadline = self._ask(
-            range(self.n_envs), "load_state_dict", [pickle.dumps(slot) for slot in state["slots"]]
-        )
+        packed = [worker.packed(slot) for slot in state["slots"]]
+        deadline = self._ask(range(self.n_envs), "load_state_dict", packed)
         self._views = [worker.receive(deadline - time.monotonic()) for worker in self._workers]
+        self._restarts = list(state["restarts"])
 
     def close(self) -> None:
         """Ends the processes: asks, then kills."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import pickle
@@ -41,7 +42,6 @@ def serve(connection: Connection, pickled_factory: bytes, seed: int) -> None:
         except ValueError as error:
             connection.send(Failure(str(error), traceback.format_exc(), refused=True))
             return
-        seed_global_generators(seed)  # simulators such as SMACv2 draw from them
         episodes = Episodes(env, seed)
         connection.send(info_of(env))
         while True:
@@ -61,10 +61,36 @@ def _answer(episodes: Episodes, command: str, content: Any) -> Any:
         case "step":
             return episodes.step(content)
         case "reset":
+            seed_global_generators(content)  # simulators such as SMACv2 draw from them
             return episodes.reset(content)
-        case "state_dict":  # pickled here: a pipe would share the tensors' memory between the processes
-            return pickle.dumps(episodes.state_dict())
+        case "state_dict":
+            return packed(episodes.state_dict())
         case "load_state_dict":
-            episodes.load_state_dict(pickle.loads(content))
+            episodes.load_state_dict(unpacked(content))
             return episodes.look()
     raise ValueError(f"an environment's process knows no command {command!r}")
+
+
+def packed(state: dict[str, Any]) -> bytes:
+    """A state as it goes through a pipe, which would share its tensors' memory between the processes.
+
+    By torch's own format, as pickle can't read tensors of every type; no bytes if the state is empty, so that
+    environments that have none need no torch.
+    """
+    if not state:
+        return b""
+    import torch
+
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def unpacked(content: bytes) -> dict[str, Any]:
+    """What was :func:`packed`."""
+    if not content:
+        return {}
+    import torch
+
+    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    return state

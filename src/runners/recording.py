@@ -108,7 +108,7 @@ class EpisodeStatistics:
     def clear(self) -> None:
         """Forgets the ended episodes."""
         self._returns: list[list[float]] = []
-        self._values: dict[str, list[float]] = {}
+        self._values: list[dict[str, float]] = []
 
     def add(self, step: BatchedStep, active: Tensor) -> None:
         """Counts one step of the ``active`` slots."""
@@ -117,9 +117,7 @@ class EpisodeStatistics:
         for slot in (active & (step.terminated | step.truncated)).nonzero().flatten().tolist():
             self._returns.append(self._running_return[slot].tolist())
             ended = {key: value[slot].item() for key, value in step.info.items()}
-            ended["ep_length"] = self._running_length[slot].item()
-            for key, value in ended.items():
-                self._values.setdefault(key, []).append(value)
+            self._values.append({**ended, "ep_length": self._running_length[slot].item()})
             self._running_return[slot] = 0
             self._running_length[slot] = 0
 
@@ -130,25 +128,28 @@ class EpisodeStatistics:
 
     def per_episode(self) -> dict[str, np.ndarray]:
         """Of the ended episodes, in the order in which they ended, (episodes,) each: ``return``, summed over
-        agents where each has its own, ``ep_length``, and what the environment told, such as ``battle_won``.
+        agents where each has its own, ``ep_length``, and what the environment told, such as ``battle_won``: 0
+        where it told nothing of the kind.
         """
         named = {"return": np.array(self._returns).sum(axis=1)} if self._returns else {}
-        return named | {key: np.array(values) for key, values in self._values.items()}
+        names = dict.fromkeys(name for values in self._values for name in values)
+        return named | {name: np.array([values.get(name, 0.0) for values in self._values]) for name in names}
 
     def log(self, logger: Any, t_env: int) -> None:
         """Logs the means over the ended episodes and forgets them; nothing if there are none."""
         if not self._returns:
             return
         returns = np.array(self._returns)  # (episodes, 1 or n_agents)
-        named = {"return": returns.sum(axis=1)}
+        told = self.per_episode()
+        named = {"return": told.pop("return")}
         if returns.shape[1] > 1:
             named |= {f"agent_{i}_return": column for i, column in enumerate(returns.T)}
             named["total_return"] = named["return"]  # EPyMARL's name for it
         for name, values in named.items():
             logger.log_stat(f"{self.prefix}{name}_mean", float(values.mean()), t_env)
             logger.log_stat(f"{self.prefix}{name}_std", float(values.std()), t_env)
-        for name, ended in self._values.items():
-            logger.log_stat(f"{self.prefix}{name}_mean", sum(ended) / len(returns), t_env)
+        for name, values in told.items():
+            logger.log_stat(f"{self.prefix}{name}_mean", float(values.mean()), t_env)
         self.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,4 +166,4 @@ class EpisodeStatistics:
         self._running_return.copy_(state["running_return"])
         self._running_length.copy_(state["running_length"])
         self._returns = list(state["returns"])
-        self._values = {key: list(values) for key, values in state["values"].items()}
+        self._values = [dict(values) for values in state["values"]]

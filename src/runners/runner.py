@@ -17,7 +17,7 @@ from runners.acting import WindowActor, make_actor
 from runners.play import Play, Watch
 from runners.recording import EpisodeStatistics, Recorder
 from utils.clocks import Every
-from utils.seeding import spawn
+from utils.seeding import own_generators, spawn
 from utils.typed_args import read
 
 MAX_TEST_SLOTS = 128  # test episodes that a batched simulator plays side by side
@@ -183,9 +183,7 @@ class Runner:
         return min(MAX_TEST_SLOTS if batched else self.batch_size, n)
 
     def _play_all(self, play: Play, n: int, stream: str, test_mode: bool) -> None:
-        cuda = torch.device(self.config.device).type == "cuda"
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
-            torch.manual_seed(spawn(self.config.seed, stream, 1)[0])
+        with own_generators(spawn(self.config.seed, stream, 1)[0]):  # environments may draw from them, too
             for first in range(0, n, play.env.n_envs):
                 active = torch.arange(first, first + play.env.n_envs) < n
                 play.one_episode_each(active, self.t_env, test_mode)
@@ -216,9 +214,9 @@ class Runner:
         running episodes are given up and new ones start, from fresh seeds."""
         self.t_env = state["t_env"]
         self._log_clock.load_state_dict(state["log_clock"])
-        self._restarts_before = state["restarts"]
         self._recorder.load_state_dict(state["recorder"])
         if not self._play.load_state_dict(state["play"]):
             self.env.close()
             seeds = spawn(self.config.seed, f"env from step {self.t_env}", self.batch_size)
             self.env = self._play.env = make_batched(self.args, seeds)
+        self._restarts_before = state["restarts"] - self.env.worker_restarts

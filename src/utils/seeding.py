@@ -5,6 +5,9 @@ neighbouring environments within a run, share nothing.
 """
 
 import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
 
@@ -28,12 +31,14 @@ def spawn(seed: int, name: str, n: int) -> list[int]:
 
 
 def seed_global_generators(seed: int) -> None:
-    """Seed the global generators of Python, numpy and torch, each with its own stream of ``seed``."""
-    import torch  # here, so that deriving seeds alone stays free of torch
+    """Seed the global generators of Python, numpy and torch, each with its own stream of ``seed``.
 
+    Torch's where it is loaded: most environments' processes do without its 200 MB.
+    """
     random.seed(spawn(seed, "python", 1)[0])
     np.random.seed(spawn(seed, "numpy", 1)[0])
-    torch.manual_seed(spawn(seed, "torch", 1)[0])
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(spawn(seed, "torch", 1)[0])
 
 
 class GlobalGenerators:
@@ -62,6 +67,17 @@ class GlobalGenerators:
         torch.set_rng_state(state["torch"])
         if state["cuda"] is not None and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def own_generators(seed: int) -> Iterator[None]:
+    """Let the global generators start from ``seed``, and go on afterwards as if nothing had been drawn."""
+    before = GlobalGenerators().state_dict()
+    seed_global_generators(seed)
+    try:
+        yield
+    finally:
+        GlobalGenerators().load_state_dict(before)
 
 
 def draw_seed() -> int:

@@ -31,7 +31,8 @@ def make_state():
     model(torch.ones(1, 3)).sum().backward()
     optimiser.step()
     return {
-        "view": ring[:7], "expanded": torch.ones(1, 3).expand(4, 3), "scalar": torch.tensor(3),
+        "view": ring[:7], "rounded": ring.bfloat16()[:7], "none of it": ring.bfloat16()[:0],
+        "expanded": torch.ones(1, 3).expand(4, 3), "scalar": torch.tensor(3),
         "flags": torch.tensor([True, False]), "optimiser": optimiser.state_dict(),
         "model": model.state_dict(), "big": 2**127, "nothing": None, 7: "number",
         "pairs": [(1, 2.5), ("a", float("inf"))],

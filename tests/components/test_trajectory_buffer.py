@@ -123,7 +123,19 @@ def test_individual_rewards_are_summed() -> None:
     assert buffer.sample_episodes(1)[0].reward[0].tolist() == [0, 2, 4]
 
 
-def test_too_much_for_the_ring_is_refused() -> None:
+def test_of_more_than_fit_the_newest_are_kept() -> None:
+    spans = [(3, True), (5, True), (2, False), (4, True)]
+    at_once, one_by_one = make_buffer(capacity=9), make_buffer(capacity=9)
+    at_once.insert_episode_batch(episodes(spans))
+    for i, span in enumerate(spans):
+        one_by_one.insert_episode_batch(episodes([span], first_id=i))
+    for buffer in (at_once, one_by_one):
+        data, mask = buffer.sample_episodes(200)
+        assert set((data.obs[:, 0, 0, 0] // 100).tolist()) == {2, 3}
+        assert set(mask.sum(dim=1).tolist()) == {3, 5}
+
+
+def test_an_episode_too_long_for_the_ring_is_refused() -> None:
     with pytest.raises(ValueError, match="replay_capacity"):
         make_buffer(capacity=4).insert_episode_batch(episodes([(5, True)]))
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import cloudpickle
@@ -185,6 +186,51 @@ def test_global_generators_of_the_workers_are_seeded():
         env.close()
     assert torch.equal(*drawn)
     assert drawn[0][0].tolist() != drawn[0][1].tolist()
+
+
+def test_what_is_drawn_from_global_generators_is_the_same_after_each_reset():
+    env = SubprocessEnv(Drawing, [3, 4])
+    seen = []
+    for _ in range(3):
+        first = env.reset().obs
+        seen.append(torch.cat([first, env.step(command(1, 1)).view.obs]))  # both end their first episode
+    env.close()
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
+class Restorable(Obedient):
+    """Can tell its state."""
+
+    def state_dict(self):
+        return {"t": torch.tensor([self.t], dtype=torch.uint32), "seed": self.seed_}
+
+    def load_state_dict(self, state):
+        self.t, self.seed_ = state["t"].item(), state["seed"]
+
+
+def test_a_state_comes_through_the_pipe_and_a_restored_batch_repeats_no_seed():
+    first, second = SubprocessEnv(Restorable, [3, 4]), SubprocessEnv(Restorable, [3, 4])
+    first.reset()
+    first.step(command(0, 0))
+    seeds = [first.step(command(0, 4)).view.obs[1, 0, 0].item()]
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.step(command(0, 0)).view.obs, second.step(command(0, 0)).view.obs)
+    assert second.worker_restarts == 1
+    seeds.append(second.step(command(0, 4)).view.obs[1, 0, 0].item())
+    assert len({4, *seeds}) == 3
+    first.close()
+    second.close()
+
+
+def test_a_worker_of_an_environment_without_torch_does_not_load_it():
+    env = SubprocessEnv(partial(make_single, LBF), [3])
+    env.reset()
+    assert env.state_dict() == {}
+    maps = Path(f"/proc/{env._workers[0].process.pid}/maps").read_text()
+    env.close()
+    assert "numpy" in maps
+    assert "libtorch" not in maps
 
 
 def test_a_worker_that_cannot_start_is_told_in_one_sentence():

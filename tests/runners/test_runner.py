@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import cloudpickle
 import numpy as np
@@ -16,9 +17,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import envs
+from envs.batched_env import BatchedStep, View
 from envs.multiagentenv import EpisodeLost, SimulatorError
 from envs.subprocess_env import SubprocessEnv
 from runners import runner as runner_module
+from runners.recording import EpisodeStatistics
 
 
 def episodes_of(batch):
@@ -192,6 +196,45 @@ def test_tests_leave_no_trace_in_training(make_runner, toy, mac):
     assert t_env == t_env_2
     for a, b in zip(plain, disturbed, strict=True):
         assert_same_batch(a, b)
+
+
+def test_so_do_environments_that_draw_from_global_generators(make_runner, toy, monkeypatch):
+    class Drawing(toy.Env):
+        def reset(self, seed=None, options=None):
+            super().reset(seed, options)
+            self.length = random.randint(1, toy.LIMIT) + np.random.randint(4)
+            return self.get_obs(), {}
+
+    monkeypatch.setitem(envs.REGISTRY, "toy", Drawing)
+
+    def train(with_tests):
+        random.seed(0)
+        np.random.seed(0)
+        runner = make_runner(toy.RestartableMac(), runner="episode")
+        lengths = []
+        for _ in range(8):
+            if with_tests:
+                runner.run(test_mode=True)
+            lengths.append(runner.run().max_t_filled().item())
+        return lengths, [value for key, value, _ in runner.logger.stats if key == "test_ep_length_mean"]
+
+    (plain, _), (disturbed, tested) = train(False), train(True)
+    assert plain == disturbed
+    assert len(set(plain)) > 2
+    assert len(tested) == 8
+    assert len(set(tested)) == 1
+
+
+def test_a_statistic_that_few_episodes_have_is_zero_of_the_others():
+    statistics = EpisodeStatistics("", n_slots=1, reward_size=1)
+    view, yes = View(torch.zeros(1, 1, 1), torch.zeros(1, 1), torch.ones(1, 1, 1)), torch.tensor([True])
+    for timed_out in (False, False, True, False):
+        info = {"timed_out": torch.ones(1)} if timed_out else {}
+        statistics.add(BatchedStep(torch.ones(1, 1), yes, ~yes, view, view, info), yes)
+    assert statistics.per_episode()["timed_out"].tolist() == [0, 0, 1, 0]
+    logged = {}
+    statistics.log(SimpleNamespace(log_stat=lambda key, value, t: logged.update({key: value})), 0)
+    assert logged["timed_out_mean"] == 0.25
 
 
 def test_statistics_are_means_over_the_ended_episodes(make_runner, toy):

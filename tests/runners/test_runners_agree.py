@@ -51,8 +51,9 @@ def test_vector_parallel_and_episode_runner_agree(make_smax):
         assert_same_batch(ours, next(e for e in played if torch.equal(e["obs"][0, 0], first)))
 
 
-def test_a_restored_runner_goes_on_identically(make_smax):
-    runner, other = make_smax("vector"), make_smax("vector")
+@pytest.mark.parametrize("name", ["episode", "vector", "parallel"])
+def test_a_restored_runner_goes_on_identically(make_smax, name):
+    runner, other = make_smax(name), make_smax(name)
     for _ in range(2):
         runner.run()
     other.load_state_dict(copy.deepcopy(runner.state_dict()))

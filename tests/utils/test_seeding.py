@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.seeding import draw_seed, seed_global_generators, spawn
+from utils.seeding import draw_seed, own_generators, seed_global_generators, spawn
 
 
 def test_same_arguments_give_the_same_seeds():
@@ -42,6 +42,17 @@ def test_global_generators_follow_the_seed():
     seed_global_generators(1)
     assert _draws() == first
     assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+def test_own_generators_leave_no_trace():
+    seed_global_generators(1)
+    with own_generators(2):
+        inside = _draws()
+    after = _draws()
+    seed_global_generators(1)
+    assert _draws() == after
+    seed_global_generators(2)
+    assert _draws() == inside
 
 
 def test_drawn_seeds_differ_whatever_the_global_generator_holds():
