@@ -216,8 +216,8 @@ def compare(done: Mapping[Job, Path], steps: int, out: Path) -> tuple[str, list[
 def table(frame: "pd.DataFrame", steps: int, *updates: "pd.DataFrame") -> "pd.DataFrame":
     """Return one row per map and algorithm: what its runs reached, how they spread, what they took.
 
-    ``mean`` to ``std`` are of the runs' values at ``steps``, ``area`` is the mean area under their curves,
-    per step, ``minutes`` the mean time from the start to the last test, with pauses.
+    ``mean`` to ``std`` are of the runs' values at ``steps``, ``area`` is the mean area under their curves
+    up to there, per step, ``minutes`` the mean time from the start to the last test, with pauses.
 
     Args:
         frame: the curves, up to the first test at ``steps`` or later.
@@ -235,7 +235,9 @@ def table(frame: "pd.DataFrame", steps: int, *updates: "pd.DataFrame") -> "pd.Da
     each = pd.DataFrame(
         {
             "value": runs[["t_env", "value"]].apply(lambda run: statistics.value_at(run, steps)),
-            "area": runs[["t_env", "value"]].apply(lambda run: statistics.area(run["t_env"], run["value"])),
+            "area": runs[["t_env", "value"]].apply(
+                lambda run: statistics.area(run["t_env"], run["value"], steps)
+            ),
             "minutes": runs["seconds"].last() / 60,
         }
     ).reset_index()

@@ -88,9 +88,10 @@ def evaluate(request: Request, config: dict[str, Any], log: logging.Logger) -> s
         **summarise(played),
     }
     folder.mkdir(exist_ok=True)
-    path = folder / f"{checkpoint.path.name}.json"
+    name = f"{checkpoint.path.name}_{request.episodes}_episodes"
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(results, indent=2))
-    animations = [] if camera is None else camera.save(folder, checkpoint.path.name)
+    animations = [] if camera is None else camera.save(folder, name)
     drawn = f", with {len(animations)} animations" if animations else ""
     return f"{words(results)}; saved in {path}{drawn}"
 

@@ -20,11 +20,12 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import envs
 import evaluation
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         return fail(error, 2)
     except KeyboardInterrupt:
-        print("Interrupted; nothing was recorded.", file=sys.stderr)
+        _tell("Interrupted; nothing was recorded.", sys.stderr)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in STORAGE:
@@ -71,8 +72,14 @@ def main(argv: list[str]) -> int:
 
 def fail(message: object, code: int) -> int:
     """Print ``message`` as one sentence and return the exit code."""
-    print(f"error: {str(message).removesuffix('.')}.", file=sys.stderr)
+    _tell(f"error: {str(message).removesuffix('.')}.", sys.stderr)
     return code
+
+
+def _tell(text: str, stream: TextIO) -> None:
+    """Print ``text``; a reader that went away and a terminal that was closed are no failures."""
+    with suppress(OSError):
+        print(text, file=stream, flush=True)
 
 
 def check(argv: list[str]) -> int:
@@ -100,6 +107,7 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
         config = change(resume.record_of(Path(directory)).config, request.assignments)
     else:
         config = compose(request)
+    _only_environment(config, dict(request.assignments))
     check_names(config)
     combinations.check(config)
     _validate_environment(config)
@@ -112,6 +120,15 @@ def configuration(argv: list[str]) -> tuple[dict[str, Any], Path | None]:
     if config["seed"] is None:
         config["seed"] = draw_seed()
     return config, resumed
+
+
+def _only_environment(config: dict[str, Any], assigned: Mapping[str, str]) -> None:
+    """Let ``runner=episode`` have its one environment, whatever an algorithm's file says of others."""
+    if config["runner"] != "episode":
+        return
+    if "batch_size_run" in assigned and config["batch_size_run"] != 1:
+        raise ConfigError("runner=episode plays in one environment, so batch_size_run must be 1.")
+    config["batch_size_run"] = 1
 
 
 def _n_envs(config: dict[str, Any]) -> int:
@@ -150,7 +167,7 @@ def _of_run(directory: Path, work: Callable[[dict[str, Any], logging.Logger], st
     from utils.logging import get_console_logger
 
     try:
-        print(work(config, get_console_logger()))
+        _tell(work(config, get_console_logger()), sys.stdout)
     except CheckpointError as error:
         return fail(error, 2)
     except SimulatorError as error:
@@ -185,16 +202,16 @@ def train(config: dict[str, Any], resumed: Path | None, argv: list[str]) -> int:
         directory = getattr(observer, "dir", None)
         if directory is None:  # the record was not opened yet
             raise
-        print(f"Interrupted; the record so far is in {directory}", file=sys.stderr)
+        _tell(f"Interrupted; the record so far is in {directory}", sys.stderr)
         return INTERRUPTED
     except TrainingDiverged as stop:
-        print(
+        _tell(
             f"Training stopped: {stop.term} became NaN or infinite at environment step {stop.step}; "
             f"the record up to there is in {observer.dir}",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 3
-    print(f"{result['summary']}; the record is in {observer.dir}")
+    _tell(f"{result['summary']}; the record is in {observer.dir}", sys.stdout)
     return 0
 
 
@@ -292,9 +309,12 @@ def _exit(code: int) -> NoReturn:
     What an interrupt broke off may still be computed by a native thread, on which Python's teardown aborts
     now and then: after an interrupt, when everything has been closed, the teardown is skipped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads it any more, and Python would complain at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if code == INTERRUPTED:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -189,7 +189,7 @@ def answer(given: argparse.Namespace) -> int:
         raise ConfigError(f"{given.out} must end in {', '.join(PICTURES)}.")
     if given.dir and given.mongo:
         raise ConfigError("Runs are read from folders (--dir) or a database (--mongo): name one of them.")
-    store = query.open_store(given.dir or [ROOT / "results"], given.mongo and _uri(given.mongo))
+    store = query.open_store(given.dir or _places(given.run), given.mongo and _uri(given.mongo))
     fields = {name: tuple(getattr(given, name)) for name in ("alg", "map", "seed", "status")}
     wanted = query.Filter(
         runs=tuple(given.run), keys=tuple(given.key), commit=given.commit, since=given.since,
@@ -205,6 +205,14 @@ def answer(given: argparse.Namespace) -> int:
     return 0
 
 
+def _places(runs: Sequence[str]) -> list[Path]:
+    """Return where ``runs`` lie: among all results, unless they are named by directories elsewhere."""
+    directories = [Path(run).resolve() for run in runs if Path(run).is_dir()]
+    all_results = ROOT / "results"
+    elsewhere = any(not directory.is_relative_to(all_results.resolve()) for directory in directories)
+    return directories if elsewhere and len(directories) == len(runs) else [all_results]
+
+
 def _list(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
     from records import query
 
@@ -215,6 +223,8 @@ def _list(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
 def _show(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:
     if not given.run:
         raise ConfigError("show needs --run RUN; `results.py list` shows the ids.")
+    from records import query
+
     for run in chosen:
         print(f"{run.run}: {run.alg} on {run.map}, seed {run.seed}, {run.status}, {run.where}")
         took = "" if math.isnan(run.seconds) else f" in {run.seconds / 60:.1f} minutes"
@@ -229,7 +239,7 @@ def _show(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> lis
             )
         print("  configuration:")
         print(json.dumps(run.config, indent=2, sort_keys=True).replace("\n", "\n    "))
-    return []
+    return query.damages(chosen)
 
 
 def _curves(given: argparse.Namespace, store: "Store", chosen: "list[Run]") -> list[str]:

@@ -42,10 +42,10 @@ def stand_in(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def interruptible(monkeypatch) -> Iterator[None]:
-    """SIGINT and SIGTERM are handled as in a run, and afterwards as before."""
+    """SIGINT, SIGTERM and SIGHUP are handled as in a run, and afterwards as before."""
     monkeypatch.setattr(interrupts, "_requested", False)
     monkeypatch.setattr(interrupts, "_held", False)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     interrupts.install()
     yield
     for number, handler in handlers.items():

@@ -183,7 +183,7 @@ def test_the_table_holds_what_the_runs_reached_by_then(tmp_path: Path) -> None:
     assert (gawm["mean"], gawm["iqm"], gawm["median"]) == pytest.approx((reached, reached, reached))
     assert gawm["std"] == pytest.approx(0.2 / 2**0.5)
     assert gawm["low"] < reached < gawm["high"]
-    areas = [(100 * 0.25 + 105 * 0.55) / 205, (100 * 0.35 + 105 * 0.75) / 205]
+    areas = [(0.25 + 0.5 + between / 2) / 2, (0.35 + 0.7 + between / 2) / 2]
     assert gawm["area"] == pytest.approx(sum(areas) / 2)
     assert (gawm["updates"], qmix["updates"], gawm["seeds"]) == (82, 14, 2)
     assert qmix["mean"] == pytest.approx(0.1 + between)

@@ -30,7 +30,7 @@ def serve(connection: Connection, pickled_factory: bytes, seed: int) -> None:
     Ends with the parent: it is killed with it where the system can do that, and otherwise notices that the
     other end of the pipe is gone. Interrupts, which may reach the whole process group, are its business.
     """
-    for interrupt in (signal.SIGINT, signal.SIGTERM):
+    for interrupt in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(interrupt, signal.SIG_IGN)
     end_with_parent()
     parent = multiprocessing.parent_process()

@@ -25,7 +25,7 @@ from records.store import KEPT, Run, order, run_of, summary
 from utils.constraints import ConfigError
 
 INDEX = ".index.sqlite"
-VERSION = 3  # of the index's content; another one is rebuilt
+VERSION = 4  # of the index's content; another one is rebuilt
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (path TEXT PRIMARY KEY, stamp TEXT, summary TEXT, problem TEXT);
 CREATE TABLE IF NOT EXISTS points (path TEXT, metric TEXT, data BLOB, PRIMARY KEY (path, metric));

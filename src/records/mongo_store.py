@@ -70,6 +70,7 @@ def _summary(document: Document, metrics: Sequence[Document]) -> dict[str, Any]:
         "earlier_commits": document["record"].get("earlier_commits", []),
         "versions": dict(text.split("==", 1) for text in document["record"]["versions"]),
         "metrics": sorted(found["name"] for found in metrics),
+        "damaged": 0,
         "status": document["status"] if ended else None,
         "ended": ended and ended.timestamp(),
         "details": {

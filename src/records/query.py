@@ -234,6 +234,7 @@ def notices(chosen: Sequence[Run]) -> list[str]:
     died = [run.run for run in chosen if run.status == "DIED"]
     if died:
         lines.append(f"Died without an end (no heartbeat): {', '.join(died)}.")
+    lines += damages(chosen)
     for run in chosen:
         if len(run.commits) > 1:
             commits = _shortened(run.commits)
@@ -247,6 +248,16 @@ def notices(chosen: Sequence[Run]) -> list[str]:
     if len(builds) > 1:
         lines.append(f"There are results of different StarCraft II builds, kept apart: {', '.join(builds)}.")
     return lines
+
+
+def damages(chosen: Sequence[Run]) -> list[str]:
+    """Return which of the runs have lost part of their record, a sentence each."""
+    return [
+        f"{run.damaged} lines of the journal of {run.run} ({run.alg} on {run.map}), in {run.where}, are"
+        " damaged: what they said is missing, and points that a resume replaced may show."
+        for run in chosen
+        if run.damaged
+    ]
 
 
 def _notices_on_map(task: str, on_map: Sequence[Run]) -> list[str]:

@@ -151,7 +151,13 @@ def improvement(one: Sequence[Array], other: Sequence[Array]) -> tuple[float, fl
     return float(chance(*one, *other, axis=0)), float(low), float(high)
 
 
-def area(steps: Any, values: Any) -> float:
-    """Return the area under a curve divided by its length: the mean value over the steps."""
+def area(steps: Any, values: Any, end: float) -> float:
+    """Return the area under a curve up to ``end`` divided by its length: the mean value over the steps.
+
+    Between its points a curve is taken to be straight; one that stops before ``end`` counts up to there.
+    """
     steps, values = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0])) if len(steps) > 1 else float(values[0])
+    end = min(end, steps[-1])
+    x = np.append(steps[steps < end], end)
+    y = np.interp(x, steps, values)
+    return float(np.trapezoid(y, x) / (end - x[0])) if len(x) > 1 else float(y[0])

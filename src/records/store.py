@@ -15,7 +15,8 @@ class Run:
     """A run without its points. Times are Unix seconds, ``seconds`` the time from its start to its last sign.
 
     ``metrics`` names its metrics, ``t_env`` is the last environment step of any. ``commit`` and ``dirty`` are
-    those of the last part of the run; ``commits`` are all that it was trained at.
+    those of the last part of the run; ``commits`` are all that it was trained at. ``damaged`` counts lines of
+    its journal that can't be read.
     """
 
     run: str
@@ -34,6 +35,7 @@ class Run:
     build: str | None
     config: dict[str, Any] = field(repr=False)
     metrics: tuple[str, ...] = field(repr=False)
+    damaged: int = field(repr=False)
     details: dict[str, Any] = field(repr=False)
     where: str = field(repr=False)
 
@@ -75,6 +77,7 @@ def summary(record: Record) -> dict[str, Any]:
         "earlier_commits": record.earlier_commits,
         "versions": started.get("versions", {}),
         "metrics": sorted(record.metrics),
+        "damaged": record.damaged,
         "status": ended.get("status"),
         "ended": ended.get("time"),
         "details": {
@@ -107,6 +110,7 @@ def run_of(summary: Mapping[str, Any], heartbeat: float, where: str) -> Run:
         build=summary["versions"].get("game_build"),
         config=config,
         metrics=tuple(summary["metrics"]),
+        damaged=summary["damaged"],
         details=summary["details"],
         where=where,
     )

@@ -79,6 +79,12 @@ def _without_effect(config: Config) -> str | None:
     return None
 
 
+def _mixer(config: Config) -> str | None:
+    if config.get("mixer") == "qmix" and "mixing_embed_dim" not in config:
+        return "mixer=qmix has settings of its own, such as mixing_embed_dim: take --config=qmix."
+    return None
+
+
 def _hypernet_layers(config: Config) -> str | None:
     layers = config.get("hypernet_layers", 1)
     return None if layers in (1, 2) else f"hypernet_layers must be 1 or 2, not {layers}."
@@ -144,6 +150,7 @@ RULES: list[Callable[[Config], str | None]] = [
     _fresh_play,
     _without_effect,
     _outputs,
+    _mixer,
     _hypernet_layers,
     _attention_heads,
     _windows,

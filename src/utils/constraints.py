@@ -28,6 +28,7 @@ class Kind:
 
 KINDS = {
     "counts": Kind("a whole number from 1 on", whole=True, low=1),
+    "several": Kind("a whole number from 2 on", whole=True, low=2),
     "whole": Kind("a whole number from 0 on", whole=True, low=0),
     "seeds": Kind("a whole number from 0 to 2**32 - 1", whole=True, low=0, high=2**32 - 1),
     "positive": Kind("a number above 0", whole=False, low=0, open_low=True),

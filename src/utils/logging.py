@@ -4,6 +4,7 @@ import logging
 import shutil
 import sys
 from collections import defaultdict, deque
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -58,7 +59,7 @@ class Logger:
         cells = [f"  {key}: {number}".ljust(CELL) for key, number in sorted(shown.items())]
         n = max(1, shutil.get_terminal_size(fallback=(3 * CELL, 24)).columns // CELL)
         rows = ["".join(cells[i : i + n]).rstrip() for i in range(0, len(cells), n)]
-        self.console_logger.info("\n".join(["Recent stats", *rows]))
+        self.console_logger.info("\n".join([f"Recent stats (means of the last {RECENT} values)", *rows]))
 
     def finish(self) -> None:
         """Flush and close what was opened."""
@@ -83,10 +84,14 @@ def _recent(values: list[float]) -> str:
 
 
 class _Stderr(logging.Handler):
-    """Writes to what sys.stderr is at the moment: a live bar takes its place, to stay below the lines."""
+    """Writes to what sys.stderr is at the moment: a live bar takes its place, to stay below the lines.
+
+    A reader that goes away, such as ``head``, and a terminal that is closed, must not end the run.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(self.format(record), file=sys.stderr, flush=True)
 
 
 def get_console_logger() -> logging.Logger:

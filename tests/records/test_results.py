@@ -234,6 +234,22 @@ def test_a_damaged_run_is_a_note(tmp_path, capsys):
     assert "note: The journal in" in answer.err
 
 
+def test_damaged_lines_of_a_journal_are_a_note(tmp_path, capsys):
+    file = write_run(tmp_path, seed=0) / FILE
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:3], "garbage{", *lines[4:]]) + "\n")
+    uid = json.loads(lines[0])["uid"]
+    for words in (["list"], ["show", "--run", uid], ["curves"]):
+        assert results.main([*words, "--dir", str(tmp_path)]) == 0
+        assert f"note: 1 lines of the journal of {uid}" in capsys.readouterr().err
+
+
+def test_a_run_is_named_by_its_directory_wherever_it_is(tmp_path, capsys):
+    directory = write_run(tmp_path, seed=0)
+    assert results.main(["show", "--run", str(directory)]) == 0
+    assert str(directory) in capsys.readouterr().out
+
+
 def test_sync_and_verify_by_their_commands(folder, mongo_uri):
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "src" / "results.py"), *words]

@@ -142,5 +142,7 @@ def test_long_curves_are_drawn_on_a_coarser_grid():
 
 
 def test_area():
-    assert statistics.area([0, 10, 20], [0, 1, 1]) == pytest.approx(0.75)
-    assert statistics.area([5], [0.4]) == 0.4
+    assert statistics.area([0, 10, 20], [0, 1, 1], 20) == pytest.approx(0.75)
+    assert statistics.area([0, 10, 20], [0, 1, 1], 30) == pytest.approx(0.75)
+    assert statistics.area([0, 10, 20], [0, 1, 0], 15) == pytest.approx((5 + 3.75) / 15)
+    assert statistics.area([5], [0.4], 5) == 0.4

@@ -100,6 +100,18 @@ CASES = {
         ["--config=gawm", "--env-config=smax", "with", "mac=latent_mac"],
         ["use_rnn must be False"],
     ),
+    "many environments for the runner of one": (
+        ["--config=mappo", "--env-config=smax", "with", "runner=episode", "batch_size_run=4"],
+        ["runner=episode", "batch_size_run must be 1"],
+    ),
+    "a mixer without its settings": (
+        ["--config=iql", "--env-config=smax", "with", "mixer=qmix"],
+        ["mixer=qmix", "take --config=qmix"],
+    ),
+    "latents of one value": (
+        ["--config=gawm", "--env-config=smax", "with", "wm_latent_classes=1"],
+        ["wm_latent_classes must be a whole number from 2 on"],
+    ),
     "unknown part": ([*SMAX, "learner=q_lerner"], ["'q_lerner'", "did you mean q_learner"]),
 }
 

@@ -146,6 +146,16 @@ def test_runs_killed_at_random_moments_go_on_bit_equal(command_line, tmp_path, a
     assert kills == 7
 
 
+def test_a_reader_of_the_log_that_goes_away_does_not_end_the_run(command_line, tmp_path):
+    run = Survivor(command_line, "qmix", tmp_path / "results")
+    process = run.start()
+    process.stderr.readline()
+    process.stderr.close()
+    process.stdout.close()
+    assert process.wait(timeout=PATIENCE) == 0
+    assert read_journal(run.directory).status == "COMPLETED"
+
+
 def test_a_full_disk_is_one_sentence(command_line):
     """A limit on the size of files stands for the disk: the checkpoints hit it first, then the journal."""
 
@@ -153,7 +163,8 @@ def test_a_full_disk_is_one_sentence(command_line):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     foraging = ["env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20", "runner=episode"]
-    words = command_line.words("mappo", "gymma", *foraging, *SIZES, *ALGORITHMS["mappo"], "t_max=100000")
+    words = command_line.words("mappo", "gymma", *foraging, *SIZES, *ALGORITHMS["mappo"])
+    words += ["batch_size_run=1", "t_max=100000"]
     process = command_line.start(words, preexec_fn=limit)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
@@ -188,8 +199,10 @@ def test_damage_is_told_and_nothing_else_is_lost(command_line, tmp_path):
     last = command_line.run([*words, "checkpoint=last", "render=gif"])
     assert last.returncode == 0, last.stderr
     assert f"Step {newest.step}, 4 episodes, win rate" in last.stdout
-    files = {path.suffix for path in Path(run.directory, "evaluations").iterdir()}
-    assert files == {".json", ".gif"}
+    more = command_line.run([f"evaluate={run.directory}", "episodes=5", "checkpoint=last"])
+    assert more.returncode == 0, more.stderr
+    files = [path.suffix for path in Path(run.directory, "evaluations").iterdir()]
+    assert sorted(files) == [".gif"] * 4 + [".json"] * 2
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -9,7 +9,7 @@ from utils import interrupts
 pytestmark = pytest.mark.usefixtures("interruptible")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_signal_interrupts_and_further_ctrl_c_does_not_disturb_the_closing(number):
     interrupts.check()
     with pytest.raises(KeyboardInterrupt):
@@ -17,7 +17,7 @@ def test_first_signal_interrupts_and_further_ctrl_c_does_not_disturb_the_closing
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_waits_where_work_is_held_together(number, capfd):
     done = False
     with interrupts.held():
@@ -48,6 +48,13 @@ def test_a_second_sigterm_waits_too(first):
     with pytest.raises(KeyboardInterrupt):
         interrupts.check()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # should the closing hang
+
+
+def test_a_terminal_that_closes_is_no_matter_under_nohup():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupts.install()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not interrupts.requested()
 
 
 def test_a_signal_after_the_work_does_not_wait():

@@ -1,9 +1,11 @@
 import logging
+import os
+import sys
 
 import torch
 
 from records.journal import Journal, read_journal
-from utils.logging import RECENT, Logger
+from utils.logging import RECENT, Logger, get_console_logger
 
 
 def test_every_value_reaches_the_journal_as_a_plain_float(tmp_path):
@@ -34,7 +36,7 @@ def test_console_shows_the_mean_of_recent_values_and_counts_as_they_are(caplog):
         logger.log_stat("updates", 1_000_000 + t, t)
     with caplog.at_level(logging.INFO):
         logger.print_recent_stats()
-    shown = caplog.text.split("Recent stats")[1].split()
+    shown = caplog.text.split("last 5 values)")[1].split()
     assert shown == ["loss:", "0.9", "updates:", "1000100", "won:", "0.4"]
 
 
@@ -55,3 +57,13 @@ def test_state_continues():
     second = Logger(logging.getLogger("test"))
     second.load_state_dict(first.state_dict())
     assert list(second.stats["loss"]) == [(5, 3.0)]
+
+
+def test_a_reader_that_went_away_is_no_error(monkeypatch):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open(theirs, "w") as unread:
+        monkeypatch.setattr(sys, "stderr", unread)
+        get_console_logger().info("a line that nobody reads")
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), theirs)  # closing flushes what couldn't be written
