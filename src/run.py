@@ -264,6 +264,7 @@ def build_acting(args: Arguments, runner: Any) -> tuple[Layout, Any]:
     preprocess = {"actions": ("actions_onehot", [OneHot(out_dim=args.n_actions)])}
     layout = Layout(make_scheme(args), {"agents": args.n_agents}, preprocess)
     mac = CONTROLLERS[args.mac](layout.complete_scheme(), layout.groups, args)
+    layout.scheme.update(getattr(mac, "noted_fields", {}))
     runner.setup(**layout._asdict(), mac=mac)
     return layout, mac
 

@@ -14,7 +14,7 @@ from components.episode_buffer import EpisodeBatch
 from components.real_steps import RealSteps
 from modules.agents import REGISTRY as agent_REGISTRY
 from modules.agents.rnn_agent import RNNAgent
-from utils.rl_utils import delayed
+from utils.rl_utils import delayed, taken
 from utils.typed_args import read
 
 BLOCKED = torch.finfo(torch.float32).min / 2
@@ -62,17 +62,35 @@ class BasicMAC:
         self._build_agents(self._get_input_shape(scheme))
         self.action_selector = action_REGISTRY[self.config.action_selector](args)
         self.hidden_states: Any = None
+        self.notes: dict[str, Tensor] = {}
+        """What `noted_fields` names, of the decisions made last."""
 
     # acting
+
+    @property
+    def noted_fields(self) -> dict[str, dict[str, Any]]:
+        """The fields of an episode, as a scheme has them, that the controller notes beside its actions.
+
+        A policy notes how likely they were, since it may have changed when an episode is learnt from: slots
+        go on with theirs while it is trained.
+        """
+        is_policy = self.agent_output_type == "pi_logits"
+        if is_policy and type(self).select_actions is BasicMAC.select_actions:
+            return {"log_probs": {"vshape": (1,), "group": "agents"}}
+        return {}
 
     @torch.no_grad()
     def select_actions(
         self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
     ) -> Tensor:
         """Actions (len(bs), n_agents) at time index `t_ep`; `bs` picks the batch entries that still play."""
-        outputs = self.forward(ep_batch, t_ep, test_mode=test_mode)
-        avail_actions = ep_batch["avail_actions"][:, t_ep]
-        return self.action_selector.select_action(outputs[bs], avail_actions[bs], t_env, test_mode=test_mode)
+        outputs = self.forward(ep_batch, t_ep, test_mode=test_mode)[bs]
+        avail_actions = ep_batch["avail_actions"][bs, t_ep]
+        actions = self.action_selector.select_action(outputs, avail_actions, t_env, test_mode=test_mode)
+        if self.agent_output_type == "pi_logits" and not test_mode:
+            probs = taken(outputs, actions)
+            self.notes = {"log_probs": probs.clamp_min(torch.finfo(probs.dtype).tiny).log().unsqueeze(-1)}
+        return actions
 
     def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False) -> Tensor:
         """Q-values or probabilities (batch, n_agents, n_actions) at `t`; advances the recurrent state."""

@@ -74,9 +74,10 @@ class PPOConfig:
 class PPOLearner:
     """EPyMARL's learner interface over PPO with generalised advantages.
 
-    `train` expects fresh episodes, any number of them. The old policy is the current one at the start of an
-    update, so nothing but the episodes is needed. Under rolling collection the first steps of an episode may
-    have been played by the policy before that update; they count as the old policy's, too.
+    `train` expects fresh episodes, any number of them. Under rolling collection much of an episode may have
+    been played by the policies before earlier updates; what counts as the old policy is the one that played,
+    whose log-probabilities the controller noted. Where it notes none, as those written for EPyMARL, whose
+    episodes are played by one policy, it is the current one at the start of an update.
 
     Values are bootstrapped where an episode was cut off. An agent's steps with a single available action (a
     dead agent's) are left out of the policy's loss.
@@ -157,12 +158,11 @@ class PPOLearner:
         """
         if not (can_unroll(self.mac) and hasattr(self.critic, "inputs")):
             logits = sequence_outputs(self.mac, batch)[:, :-1]
-            steps["old_log_pi"] = taken(log_softmax(logits), steps["actions"])
+            steps["old_log_pi"] = _old_log_pi(batch, logits)
             return {}, self.critic(batch).squeeze(-1)
         steps["agent_inputs"] = self.mac.sequence_inputs(batch)[:, :-1]
         outputs, hiddens = self.mac.run_agent(steps["agent_inputs"])
-        logits = self.mac.masked(outputs, steps["avail_actions"])
-        steps["old_log_pi"] = taken(log_softmax(logits), steps["actions"])
+        steps["old_log_pi"] = _old_log_pi(batch, self.mac.masked(outputs, steps["avail_actions"]))
         critic_inputs = self.critic.inputs(batch)
         steps["critic_inputs"] = critic_inputs[:, :-1]
         before = delayed(hiddens, self.mac.initial_hidden(batch.batch_size))
@@ -248,3 +248,11 @@ class PPOLearner:
         self.training_steps = state["training_steps"]
 
     _parts = ("critic", "agent_optimiser", "critic_optimiser", "reward_stats", "value_stats", "log_clock")
+
+
+def _old_log_pi(batch: EpisodeBatch, logits: Tensor) -> Tensor:
+    """Log-probabilities (batch, T, n_agents) of the actions when they were chosen, or by masked ``logits``
+    (batch, T, n_agents, n_actions) where none were noted."""
+    if "log_probs" in batch.scheme:
+        return batch["log_probs"][:, :-1, :, 0]
+    return taken(log_softmax(logits), batch["actions"][:, :-1, :, 0])

@@ -18,6 +18,9 @@ NewBatch = Callable[[int, int], EpisodeBatch]  # (batch_size, max_seq_length) ->
 class Actor(Protocol):
     """Turns views into actions."""
 
+    notes: dict[str, Tensor]
+    """What the controller noted of its last decisions, fields (B, ...) on the CPU."""
+
     def start(self) -> None:
         """All slots are at an episode's first step."""
 
@@ -45,6 +48,7 @@ class WindowActor:
         self.mac, self._n_slots = mac, n_slots
         self.window = new_batch(n_slots, 2)
         self._fields = self.window.data.transition_data
+        self.notes: dict[str, Tensor] = {}
 
     def start(self) -> None:
         self.mac.init_hidden(batch_size=self._n_slots)
@@ -57,6 +61,8 @@ class WindowActor:
         self.window.update(view._asdict(), ts=1)
         actions = self.mac.select_actions(self.window, t_ep=1, t_env=t_env, test_mode=test_mode)
         self.window.update({"actions": actions.unsqueeze(-1)}, ts=1)
+        noted = getattr(self.mac, "notes", {})
+        self.notes = {key: value.cpu() for key, value in noted.items() if key in self._fields}
         return actions.cpu()
 
     def restart(self, ended: Tensor) -> None:
@@ -82,6 +88,7 @@ class HistoryActor:
         self.mac, self._n_slots = mac, n_slots
         self._chooses_slots = "bs" in inspect.signature(mac.select_actions).parameters
         self._new_history = lambda: new_batch(n_slots, length)
+        self.notes: dict[str, Tensor] = {}
 
     def start(self) -> None:
         self.mac.init_hidden(batch_size=self._n_slots)

@@ -72,7 +72,7 @@ class Play:
             self.lost_as.update(step.lost_as)
         taken = active & ~lost
         if self.recorder is not None:
-            self.recorder.add(view, actions, step, taken)
+            self.recorder.add(view, {"actions": actions.unsqueeze(-1), **self.actor.notes}, step, taken)
         self.statistics.add(step, taken)
         ended = (step.terminated | step.truncated) & taken
         if (ended | lost).any():

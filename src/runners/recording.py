@@ -29,14 +29,17 @@ class Recorder:
         """How many complete episodes wait."""
         return len(self._complete)
 
-    def add(self, view: View, actions: Tensor, step: BatchedStep, active: Tensor) -> None:
-        """Records one step of the ``active`` slots (B,) bool: what was seen, done, and came of it."""
+    def add(self, view: View, decision: dict[str, Tensor], step: BatchedStep, active: Tensor) -> None:
+        """Records one step of the ``active`` slots (B,) bool: what was seen, decided, and came of it.
+
+        ``decision`` holds the actions (B, n_agents, 1), and what the controller noted with them.
+        """
         slots = active.nonzero().flatten()
         if not len(slots):
             return
         record = {
             **view._asdict(),
-            "actions": actions.unsqueeze(-1),
+            **decision,
             "reward": step.reward,
             "terminated": step.terminated.unsqueeze(-1),
         }

@@ -235,3 +235,27 @@ def test_saved_models_are_read_back(tmp_path):
 def test_an_unknown_output_type_is_refused():
     with pytest.raises(ValueError, match="'logits' is neither q nor pi_logits"):
         make_mac(agent_output_type="logits")
+
+
+def test_a_policy_notes_how_likely_its_actions_were():
+    mac, batch = make_mac(), make_batch()
+    assert list(mac.noted_fields) == ["log_probs"]
+    mac.init_hidden(B)
+    probs = mac.forward(batch, 0)
+    mac.init_hidden(B)
+    playing = [0, 2, 3]
+    actions = mac.select_actions(batch, 0, 0, bs=playing)
+    expected = probs[playing].gather(-1, actions.unsqueeze(-1)).log()
+    torch.testing.assert_close(mac.notes["log_probs"], expected)
+
+
+class ChoosingMAC(BasicMAC):
+    """Chooses in its own way, and notes nothing."""
+
+    def select_actions(self, ep_batch, t_ep, t_env, bs=slice(None), test_mode=False):
+        return ep_batch["avail_actions"][bs, t_ep].argmax(-1)
+
+
+def test_values_and_controllers_that_choose_in_their_own_way_note_nothing():
+    assert make_mac(agent_output_type="q", action_selector="epsilon_greedy").noted_fields == {}
+    assert make_mac(ChoosingMAC).noted_fields == {}

@@ -53,10 +53,15 @@ def make_args():
 
 @pytest.fixture
 def make_batch():
-    """Random episodes of the given lengths; those named in `cut_off` end at a time limit, not a terminal."""
+    """Random episodes of the given lengths; those named in `cut_off` end at a time limit, not a terminal.
+    `more` are fields that the scheme has besides."""
 
     def make(
-        lengths: list[int], size: int | None = None, cut_off: tuple[int, ...] = (), rewards: int = 1
+        lengths: list[int],
+        size: int | None = None,
+        cut_off: tuple[int, ...] = (),
+        rewards: int = 1,
+        more: dict[str, Any] | None = None,
     ) -> EpisodeBatch:
         generator = torch.Generator().manual_seed(0)
         scheme = {
@@ -66,6 +71,7 @@ def make_batch():
             "avail_actions": {"vshape": (N_ACTIONS,), "group": "agents", "dtype": torch.int},
             "reward": {"vshape": (rewards,)},
             "terminated": {"vshape": (1,), "dtype": torch.uint8},
+            **(more or {}),
         }
         preprocess = {"actions": ("actions_onehot", [OneHot(N_ACTIONS)])}
         size = size or max(lengths) + 1

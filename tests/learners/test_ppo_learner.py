@@ -1,11 +1,13 @@
 """MAPPO and IPPO against slow references."""
 
 import copy
+import math
 
 import pytest
 import torch
 
 from controllers.basic_controller import BasicMAC
+from learners import ppo_learner
 from learners.ppo_learner import PPOLearner
 from utils.guards import TrainingDiverged
 
@@ -22,8 +24,11 @@ def parameters(learner) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in learner.agent_params + learner.critic_params])
 
 
-def slow_first_losses(learner, batch, args) -> tuple[float, float]:
-    """Policy and critic loss before the first gradient step, one episode and one step at a time."""
+def slow_first_losses(learner, batch, args, ratio=1.0) -> tuple[float, float]:
+    """Policy and critic loss before the first gradient step, one episode and one step at a time.
+
+    All actions are `ratio` times as likely as they were when they were chosen.
+    """
     advantages, entropies, targets, values = [], [], [], []
     for b in range(batch.batch_size):
         length = int(batch["filled"][b].sum()) - 1
@@ -44,8 +49,9 @@ def slow_first_losses(learner, batch, args) -> tuple[float, float]:
                     entropies.append(-(log_pi[t, i].exp() * log_pi[t, i]).sum())
     advantage = torch.stack(advantages)
     advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-5)
-    # the ratio of the first step is 1, so that its surrogate is the advantage
-    pg_loss = -advantage.mean() - args.entropy_coef * torch.stack(entropies).mean()
+    clipped = min(max(ratio, 1 - args.eps_clip), 1 + args.eps_clip)
+    surrogate = torch.minimum(ratio * advantage, clipped * advantage)
+    pg_loss = -surrogate.mean() - args.entropy_coef * torch.stack(entropies).mean()
     return pg_loss.item(), (torch.stack(values) - torch.stack(targets)).square().mean().item()
 
 
@@ -65,6 +71,23 @@ def test_the_first_losses_equal_a_slow_reference(
     learner.train(batch, 0, 0)
     assert logger.stats["pg_loss"] == pytest.approx(pg_loss, abs=1e-5)
     assert logger.stats["critic_loss"] == pytest.approx(critic_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.1, 3.0])
+@pytest.mark.parametrize("in_chunks", [True, False])
+def test_the_old_policy_is_the_one_that_chose(make_args, make_batch, logger, monkeypatch, ratio, in_chunks):
+    args = make_args(**POLICY, epochs=1, minibatches=1, normalise_values=False)
+    batch = make_batch([8, 3, 6], cut_off=(2,))
+    learner = make_learner(args, batch, logger)
+    noted = make_batch([8, 3, 6], cut_off=(2,), more=learner.mac.noted_fields)
+    with torch.no_grad():
+        log_pi = learner.mac.unroll(noted).log_softmax(-1).gather(-1, noted["actions"])
+    noted["log_probs"].copy_(log_pi - math.log(ratio))
+    pg_loss, _ = slow_first_losses(learner, batch, args, ratio)
+    if not in_chunks:  # as for a critic of EPyMARL
+        monkeypatch.setattr(ppo_learner, "can_unroll", lambda mac: False)
+    learner.train(noted, 0, 0)
+    assert logger.stats["pg_loss"] == pytest.approx(pg_loss, abs=1e-5)
 
 
 def test_chunks_as_long_as_the_episodes_are_whole_episodes(make_args, make_batch, logger):

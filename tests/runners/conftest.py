@@ -174,6 +174,7 @@ def make_runner(monkeypatch):
             "reward": {"vshape": (1,) if args.common_reward else (info["n_agents"],)},
             "terminated": {"vshape": (1,), "dtype": torch.uint8},
         }
+        scheme |= getattr(mac, "noted_fields", {})
         preprocess = {"actions": ("actions_onehot", [OneHot(info["n_actions"])])}
         instance.setup(scheme, {"agents": info["n_agents"]}, preprocess, mac)
         return instance

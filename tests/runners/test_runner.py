@@ -164,6 +164,23 @@ def test_both_ways_play_the_same_episodes(make_runner, toy):
             assert torch.equal(value, together[key][field])
 
 
+def test_what_a_controller_notes_of_a_decision_is_recorded_with_it(make_runner, toy):
+    class Noting(toy.RestartableMac):
+        @property
+        def noted_fields(self):
+            return {"sums": {"vshape": (1,), "group": "agents"}}
+
+        def select_actions(self, batch, t_ep, t_env, bs=slice(None), test_mode=False):
+            self.notes = {"sums": batch["obs"][:, t_ep].sum(-1, keepdim=True), "not in the scheme": None}
+            return super().select_actions(batch, t_ep, t_env, bs, test_mode)
+
+    runner = make_runner(Noting())
+    for _ in range(5):
+        for episode in episodes_of(runner.run()):
+            check_episode(episode, toy)
+            assert torch.equal(episode["sums"][:-1], episode["obs"][:-1].sum(-1, keepdim=True))
+
+
 def test_a_test_plays_its_number_of_episodes_and_logs_them(make_runner, toy):
     runner = make_runner(toy.RestartableMac(), runner="episode", test_nepisode=7)
     runner.run(test_mode=True)
