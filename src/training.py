@@ -53,11 +53,16 @@ class Parts:
         theirs can't be resumed."""
         return [name for name, part in self.stateful().items() if not hasattr(part, "load_state_dict")]
 
+    @property
+    def can_halt(self) -> bool:
+        """Whether the learner makes its updates one by one, and what it has not made can be made later."""
+        return isinstance(self.buffer, OnPolicyBuffer) and hasattr(self.learner, "updates_due")
+
     def reason_not_to_overlap(self) -> str | None:
         """Why updates can't be made between the steps of running episodes, None where they can."""
         if not restarts_single_slots(self.mac):
             return "the controller may keep the state of running episodes where learning changes it"
-        if isinstance(self.buffer, OnPolicyBuffer) and not hasattr(self.learner, "train_in_parts"):
+        if isinstance(self.buffer, OnPolicyBuffer) and not self.can_halt:
             return "the learner makes all its updates in one call"
         return None
 
@@ -95,6 +100,7 @@ class Training:
             self.learns_while_stepping = False
             logger.console_logger.info("learn_while_stepping has no effect: %s", reason)
         self.episode = 0
+        self.halted_at: int | None = None  # environment steps at which updates were due that are not all made
         self.best: float | None = None
         self.final: dict[str, float] = {}
 
@@ -106,12 +112,15 @@ class Training:
     def run(self) -> None:
         """Train until ``t_max``, with a test before and after.
 
-        An interrupt waits until what is under way is done and saved.
+        An interrupt waits until what is under way is done and saved: episodes, or an update.
         """
-        while self.t_env < self.config.t_max:
+        while self.t_env < self.config.t_max or self.halted_at is not None:
             with interrupts.held():
-                self._at_intervals()
-                self._advance()
+                if self.halted_at is not None:
+                    self._make(self.parts.learner.updates_due(self.halted_at), self.halted_at)
+                else:
+                    self._at_intervals()
+                    self._advance()
                 self.progress.update(self.t_env)
                 if self._save_is_due() or interrupts.requested():
                     self._save()
@@ -123,17 +132,25 @@ class Training:
 
         In the second case an update is made at each step of the environments, from the moment that they have
         their actions, and what is left over behind the last one. So what is learnt does not depend on how
-        long anything takes, and between two calls nothing is under way. What becomes due at ``t_max`` is left
-        to a run that goes on from there.
+        long anything takes, and between two calls nothing is under way, unless an interrupt halted the
+        updates. What becomes due at ``t_max`` is left to a run that goes on from there.
         """
         if self.learns_while_stepping:
-            updates = self._updates()
+            updates, due_at = self._updates(), self.t_env
             episodes = self.parts.runner.run(meanwhile=partial(_make_one, updates))
-            _make_all(updates)
+            self._make(updates, due_at)
             self._store(episodes)
         else:
             self._store(self.parts.runner.run())
-            _make_all(self._updates())
+            self._make(self._updates(), self.t_env)
+
+    def _make(self, updates: Iterator[None], due_at: int) -> None:
+        """Make all ``updates``, or, once an interrupt waits, leave those that can be made later."""
+        self.halted_at = None
+        for _ in updates:
+            if interrupts.requested() and self.parts.can_halt:
+                self.halted_at = due_at
+                return
 
     def _store(self, episodes: EpisodeBatch) -> None:
         self.parts.buffer.insert_episode_batch(episodes)
@@ -157,8 +174,9 @@ class Training:
     def _train(self, batch: EpisodeBatch, t_env: int, episode: int) -> Iterator[None]:
         learner = self.parts.learner
         filled = batch[:, : int(batch.max_t_filled())].to(self.config.device)
-        if hasattr(learner, "train_in_parts"):
-            yield from learner.train_in_parts(filled, t_env, episode)
+        if self.parts.can_halt:
+            learner.store(filled)
+            yield from learner.updates_due(t_env)
         else:
             learner.train(filled, t_env, episode)
             yield
@@ -256,6 +274,7 @@ class Training:
             "action_selector": selector.state_dict() if hasattr(selector, "state_dict") else {},
             "generators": GlobalGenerators().state_dict(),
             "episode": self.episode,
+            "halted_at": self.halted_at,
             "best": self.best,
         }
 
@@ -267,7 +286,7 @@ class Training:
         if state["action_selector"]:
             self.parts.mac.action_selector.load_state_dict(state["action_selector"])
         GlobalGenerators().load_state_dict(state["generators"])
-        self.episode = state["episode"]
+        self.episode, self.halted_at = state["episode"], state["halted_at"]
         # A best policy that is lost, or could not be saved, is none that the next ones would have to beat.
         self.best = None if self.checkpoints.best is None else state["best"]
 
@@ -289,8 +308,3 @@ def _make_one(updates: Iterator[None]) -> None:
     with torch.enable_grad():
         next(updates, None)
 
-
-def _make_all(updates: Iterator[None]) -> None:
-    """Make all updates that are left."""
-    for _ in updates:
-        pass

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from components.episode_buffer import EpisodeBatch, OnPolicyBuffer, ReplayBuffer
 from envs.batched_env import idle
 from run import make_scheme
 from training import Parts, Training
+from utils import interrupts
 from utils.logging import Logger
 from utils.progress import Progress
 
@@ -71,14 +73,38 @@ class CountingLearner:
         self.runner.events.append("update")
         self.meanwhile += self.runner.stepping
 
-    def one_part(self, *args):
-        yield self.train(*args)
-
     def state_dict(self) -> dict:
         return {"calls": self.calls, "events": self.runner.events}
 
     def load_state_dict(self, state: dict) -> None:
         self.calls, self.runner.events = list(state["calls"]), list(state["events"])
+
+
+class HaltingLearner(CountingLearner):
+    """Makes three updates of each batch, one by one."""
+
+    def __init__(self, runner: CountingRunner) -> None:
+        super().__init__(runner)
+        self.left = 0
+
+    def store(self, batch: EpisodeBatch) -> None:
+        assert self.left == 0
+        self.size, self.left = batch.batch_size, 3
+
+    def updates_due(self, t_env: int):
+        while self.left:
+            self.left -= 1
+            self.calls.append((t_env, self.size, self.left))
+            self.runner.events.append("update")
+            self.meanwhile += self.runner.stepping
+            yield
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "left": self.left, "size": self.size}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.left, self.size = state["left"], state["size"]
 
 
 class SavedMac:
@@ -103,7 +129,9 @@ class CountingJournal:
         pass
 
 
-def _train(tmp_path, n: int = 1, buffer: str = "replay", prepare=None, **changes) -> SimpleNamespace:
+def _train(
+    tmp_path, n: int = 1, buffer: str = "replay", prepare=None, learner=CountingLearner, **changes
+) -> SimpleNamespace:
     settings = {
         "t_max": 400, "steps_per_update": 25.0, "test_interval": 100, "log_interval": 100, "batch_size": 4,
         "checkpoint_interval": 10**9, "checkpoint_minutes": 10**9, "final_test_nepisode": 0, "device": "cpu",
@@ -112,7 +140,7 @@ def _train(tmp_path, n: int = 1, buffer: str = "replay", prepare=None, **changes
     args = SimpleNamespace(**SIZES, **settings | changes)
     logger = Logger(logging.getLogger("test"))
     runner = CountingRunner(n, make_scheme(args), logger)
-    learner = CountingLearner(runner)
+    learner = learner(runner)
     shape = (make_scheme(args), {"agents": 2})
     replay = ReplayBuffer(*shape, 8, LENGTH + 1)
     episodes = OnPolicyBuffer(*shape, LENGTH + 1) if buffer == "on_policy" else replay
@@ -151,11 +179,10 @@ def test_several_updates_per_step(tmp_path):
 
 
 @pytest.mark.parametrize(("buffer", "n"), [("replay", 2), ("replay", 8), ("on_policy", 2)])
-def test_the_same_updates_are_made_while_the_next_episodes_are_collected(tmp_path, monkeypatch, buffer, n):
-    plain = _train(tmp_path / "plain", n, buffer).learner
-    if buffer == "on_policy":
-        monkeypatch.setattr(CountingLearner, "train_in_parts", CountingLearner.one_part, raising=False)
-    overlapping = _train(tmp_path / "overlapping", n, buffer, learn_while_stepping=True).learner
+def test_the_same_updates_are_made_while_the_next_episodes_are_collected(tmp_path, buffer, n):
+    kind = {"learner": HaltingLearner if buffer == "on_policy" else CountingLearner}
+    plain = _train(tmp_path / "plain", n, buffer, **kind).learner
+    overlapping = _train(tmp_path / "overlapping", n, buffer, learn_while_stepping=True, **kind).learner
     assert overlapping.calls == [call for call in plain.calls if call[0] < 400]  # no episodes follow the last
     assert overlapping.meanwhile == len(overlapping.calls) > plain.meanwhile == 0
 
@@ -175,6 +202,40 @@ def test_updates_that_steps_leave_no_time_for_are_made_before_the_next_are_due(t
     several = _train(tmp_path, 4, steps_per_update=0.5, learn_while_stepping=True).learner
     assert len(several.calls) == 720
     assert several.meanwhile == 9 * LENGTH
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize("interrupted_after", [1, 4, 6, 11])
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_halts_updates_and_a_resumed_run_makes_those_that_were_left(
+    tmp_path, monkeypatch, overlapping, interrupted_after
+):
+    class Interrupted(HaltingLearner):
+        def updates_due(self, t_env: int):
+            for _ in super().updates_due(t_env):
+                if len(self.calls) == interrupted_after:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield
+
+    def restore(training: Training) -> None:
+        checkpoint = training.checkpoints.newest()
+        for name, part in training.parts.stateful().items():
+            part.load_state_dict(checkpoint.load(name))
+        training.load_state_dict(checkpoint.load("training"))
+        nonlocal made
+        made = len(training.parts.learner.calls)
+
+    made = 0
+    run = partial(_train, n=2, buffer="on_policy", learn_while_stepping=overlapping, steps_per_update=80)
+    whole = run(tmp_path / "whole", learner=HaltingLearner)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", learner=Interrupted)
+    monkeypatch.setattr(interrupts, "_requested", False)
+    resumed = run(tmp_path / "killed", learner=HaltingLearner, prepare=restore)
+    assert interrupted_after <= made <= interrupted_after + (3 if overlapping else 0)
+    assert resumed.learner.calls == whole.learner.calls
+    assert resumed.runner.events == whole.runner.events
+    assert resumed.runner.t_env == whole.runner.t_env
 
 
 def test_first_test_is_at_the_start_and_last_at_the_end(tmp_path):

@@ -147,19 +147,26 @@ class GAWMLearner:
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """Store fresh episodes and make all updates that are due at ``t_env``."""
-        for _ in self.train_in_parts(batch, t_env, episode_num):
+        self.store(batch)
+        for _ in self.updates_due(t_env):
             pass
 
-    def train_in_parts(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> Iterator[None]:
-        """``train``, which halts after each update until it is asked to go on."""
+    def store(self, batch: EpisodeBatch) -> None:
+        """Keep fresh episodes to learn from."""
         self.trajectories.insert_episode_batch(batch)
+
+    def updates_due(self, t_env: int) -> Iterator[None]:
+        """Make the updates that are due at ``t_env`` one by one, each when it is asked for.
+
+        Those that nobody asked for remain due, also of a learner that was saved and restored in between.
+        """
         enough = len(self.trajectories) >= self.config.wm_sequence_length
         if t_env < self.config.start_training_steps or not enough:
             return
-        for _ in range(self.wm_clock.due(t_env)):
+        for _ in self.wm_clock.each_due(t_env):
             self.statistics.add(self._train_world_model(t_env))
             yield
-        for _ in range(self.policy_clock.due(t_env)):
+        for _ in self.policy_clock.each_due(t_env):
             self.statistics.add(self._train_policy(t_env))
             yield
         if self.statistics and self.log_clock.due(t_env):

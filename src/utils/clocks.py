@@ -5,6 +5,7 @@ environments.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -32,6 +33,12 @@ class Ratio:
         due = max(0, int(self._until(t_env)) - self.updates)
         self.updates += due
         return due
+
+    def each_due(self, t_env: int) -> Iterator[None]:
+        """Yield once per update that is due at step ``t_env``; one that was not asked for remains due."""
+        while self.updates < int(self._until(t_env)):
+            self.updates += 1
+            yield
 
     def _until(self, t_env: int) -> float:
         """All updates up to step ``t_env``: the integral of one per max(steps, share * t) steps."""

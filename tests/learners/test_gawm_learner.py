@@ -179,9 +179,28 @@ def test_updates_follow_environment_steps_not_environments(per_call: int) -> Non
 def test_training_halts_after_each_update() -> None:
     learner = make_learner(start_training_steps=0)
     done = []
-    for _ in learner.train_in_parts(random_episodes([8] * 5, seed=1), 40, 0):
+    learner.store(random_episodes([8] * 5, seed=1))
+    for _ in learner.updates_due(40):
         done.append((learner.averaging.updates, learner.pseudo.state_dict()["written"]))
     assert done == [*((n, 0) for n in range(1, 9)), *((8, n) for n in range(1, 5))]
+
+
+@pytest.mark.parametrize("halted_after", [3, 8, 10])
+def test_a_learner_restored_amid_its_updates_makes_the_others_bit_equal(halted_after: int) -> None:
+    learner, twin = make_learner(start_training_steps=0), make_learner(start_training_steps=0)
+    learner.store(random_episodes([8] * 5, seed=1))
+    updates = learner.updates_due(40)
+    for _ in range(halted_after):
+        next(updates)
+    saved, rng = copy.deepcopy(learner.state_dict()), torch.get_rng_state()
+    made = len(list(updates))
+    twin.load_state_dict(saved)
+    torch.set_rng_state(rng)
+    assert len(list(twin.updates_due(40))) == made == 12 - halted_after
+    for mine, its in ((learner.mac.agent, twin.mac.agent), (learner.student, twin.student)):
+        for name, value in mine.state_dict().items():
+            assert torch.equal(value, its.state_dict()[name]), name
+    assert learner.logger.stats["wm_loss"] == twin.logger.stats["wm_loss"]
 
 
 def test_nothing_is_learnt_before_there_is_enough() -> None:

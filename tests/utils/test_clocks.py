@@ -16,6 +16,15 @@ def test_ratio_keeps_its_pace_however_steps_arrive(steps_per_update, arrivals):
         assert total == t // steps_per_update
 
 
+def test_of_what_is_due_one_by_one_the_rest_remains_due():
+    clock = Ratio(10)
+    updates = clock.each_due(55)
+    next(updates), next(updates)
+    assert clock.state_dict() == {"updates": 2}
+    assert len(list(clock.each_due(55))) == 3
+    assert clock.due(60) == 1
+
+
 def test_ratio_below_one_step_makes_several_updates_per_step():
     assert [Ratio(0.5).due(3), Ratio(0.25).due(1)] == [6, 4]
 
