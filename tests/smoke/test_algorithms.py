@@ -6,7 +6,7 @@ from utils.config import Request, available, compose
 
 TINY = {
     "t_max": 300, "test_interval": 300, "test_nepisode": 2, "learner_log_interval": 100, "log_interval": 100,
-    "batch_size_run": 2, "batch_size": 4, "buffer_size": 16, "hidden_dim": 16, "steps_per_update": 50,
+    "batch_size": 4, "buffer_size": 16, "hidden_dim": 16, "steps_per_update": 50,
     "cpu_threads": 1, "seed": 1, "runner": "episode", "final_test_nepisode": 2,
     # GAWM and its relatives
     "start_training_steps": 50, "wm_steps_per_update": 50, "wm_batch_size": 4, "wm_sequence_length": 8,

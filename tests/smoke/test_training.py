@@ -16,7 +16,8 @@ TINY = [
     "learner_log_interval=100", "hidden_dim=16", "batch_size_run=4", "cpu_threads=1", "seed=5",
     "final_test_nepisode=4",
 ]  # fmt: skip
-FORAGING = ["env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20", "runner=episode"]
+FORAGING = ["env_args.key=lbforaging:Foraging-8x8-2p-3f-v3", "env_args.time_limit=20"]
+ALONE = [*FORAGING, "runner=episode", "batch_size_run=1"]
 
 
 def _records(command_line, alg: str, task: str = "lbforaging_Foraging-8x8-2p-3f-v3") -> list[Path]:
@@ -64,10 +65,10 @@ def test_a_run_leaves_a_complete_record_and_the_same_one_twice(
 
 
 def test_what_a_part_objects_to_is_one_sentence_and_nothing_is_written(command_line):
-    done = command_line.train("gawm_small", "gymma", *FORAGING, "cpu_threads=1", "replay_capacity=100")
+    done = command_line.train("gawm_small", "gymma", *ALONE, "cpu_threads=1", "replay_capacity=20")
     assert done.returncode == 2
     *_, line = done.stderr.splitlines()
-    assert line == "error: replay_capacity=100 can't hold 8 episodes of 20 steps: it must be 168 at least."
+    assert line == "error: replay_capacity=20 can't hold 1 episodes of 20 steps: it must be 21 at least."
     assert "Traceback" not in done.stderr
     assert not command_line.results.exists()
 
@@ -75,7 +76,7 @@ def test_what_a_part_objects_to_is_one_sentence_and_nothing_is_written(command_l
 def test_another_seed_gives_other_metrics_and_no_seed_draws_one(command_line, load):
     assignments = [word for word in TINY if not word.startswith("seed")]
     for _ in range(2):
-        assert command_line.train("qmix", "gymma", *assignments, *FORAGING, *REPLAY).returncode == 0
+        assert command_line.train("qmix", "gymma", *assignments, *ALONE, *REPLAY).returncode == 0
     one, two = _records(command_line, "qmix")
     assert load(one / "config.json")["seed"] != load(two / "config.json")["seed"]
     assert _points(load(one / "metrics.json")) != _points(load(two / "metrics.json"))
@@ -83,7 +84,7 @@ def test_another_seed_gives_other_metrics_and_no_seed_draws_one(command_line, lo
 
 def test_event_files_and_checkpoints_lie_in_the_run_directory(command_line):
     extra = ["t_max=100", "use_tensorboard=True"]
-    assert command_line.train("qmix", "gymma", *TINY, *FORAGING, *REPLAY, *extra).returncode == 0
+    assert command_line.train("qmix", "gymma", *TINY, *ALONE, *REPLAY, *extra).returncode == 0
     (record,) = _records(command_line, "qmix")
     assert list((record / "tensorboard").glob("events.out.tfevents.*"))
     names = {path.name for path in (record / "checkpoints").iterdir()}
@@ -92,7 +93,7 @@ def test_event_files_and_checkpoints_lie_in_the_run_directory(command_line):
 
 def test_a_loss_that_is_no_number_stops_the_run(command_line, load):
     huge = ["lr=1e38", "grad_norm_clip=1e30", "t_max=4000"]
-    done = command_line.train("qmix", "gymma", *TINY, *FORAGING, *REPLAY, *huge)
+    done = command_line.train("qmix", "gymma", *TINY, *ALONE, *REPLAY, *huge)
     (record,) = _records(command_line, "qmix")
     assert done.returncode == 3, done.stderr
     *_, line = done.stderr.splitlines()
