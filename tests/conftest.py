@@ -46,6 +46,7 @@ def interruptible(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(interrupts, "_requested", False)
     monkeypatch.setattr(interrupts, "_held", False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     interrupts.install()
     yield
     for number, handler in handlers.items():
