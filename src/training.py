@@ -307,4 +307,3 @@ def _make_one(updates: Iterator[None]) -> None:
     """Make the next update, if there is one. Episodes are collected without gradients, updates need them."""
     with torch.enable_grad():
         next(updates, None)
-

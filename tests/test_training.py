@@ -154,6 +154,14 @@ def _train(
     return SimpleNamespace(runner=runner, learner=learner, training=training, store=store)
 
 
+def _restore(training: Training, checkpoint) -> None:
+    """As a resumed run does it."""
+    for name, part in training.parts.stateful().items():
+        part.load_state_dict(checkpoint.load(name))
+    training.checkpoints.go_on_from(checkpoint)
+    training.load_state_dict(checkpoint.load("training"))
+
+
 @pytest.mark.parametrize("n", [2, 4, 8])
 def test_updates_follow_environment_steps_not_environments(tmp_path, n):
     calls = _train(tmp_path, n).learner.calls
@@ -218,10 +226,7 @@ def test_an_interrupt_halts_updates_and_a_resumed_run_makes_those_that_were_left
                 yield
 
     def restore(training: Training) -> None:
-        checkpoint = training.checkpoints.newest()
-        for name, part in training.parts.stateful().items():
-            part.load_state_dict(checkpoint.load(name))
-        training.load_state_dict(checkpoint.load("training"))
+        _restore(training, training.checkpoints.newest())
         nonlocal made
         made = len(training.parts.learner.calls)
 
@@ -286,10 +291,7 @@ def test_training_goes_on_where_a_checkpoint_was_made(tmp_path, buffer, n, meanw
     checkpoint = first.store.newest()
 
     def resume(training: Training) -> None:
-        for name, part in training.parts.stateful().items():
-            part.load_state_dict(checkpoint.load(name))
-        training.checkpoints.go_on_from(checkpoint)
-        training.load_state_dict(checkpoint.load("training"))
+        _restore(training, checkpoint)
 
     shutil.copytree(first.store.folder, tmp_path / "second" / first.store.folder.name)
     second = _train(tmp_path / "second", prepare=resume, **settings)

@@ -87,7 +87,7 @@ class BasicMAC:
         outputs = self.forward(ep_batch, t_ep, test_mode=test_mode)[bs]
         avail_actions = ep_batch["avail_actions"][bs, t_ep]
         actions = self.action_selector.select_action(outputs, avail_actions, t_env, test_mode=test_mode)
-        if self.agent_output_type == "pi_logits" and not test_mode:
+        if self.noted_fields and not test_mode:
             probs = taken(outputs, actions)
             self.notes = {"log_probs": probs.clamp_min(torch.finfo(probs.dtype).tiny).log().unsqueeze(-1)}
         return actions

@@ -185,6 +185,18 @@ def test_training_halts_after_each_update() -> None:
     assert done == [*((n, 0) for n in range(1, 9)), *((8, n) for n in range(1, 5))]
 
 
+def assert_same_networks(learner: GAWMLearner, twin: GAWMLearner) -> None:
+    for mine, its in (
+        (learner.mac.agent, twin.mac.agent),
+        (learner.world_model, twin.world_model),
+        (learner.student, twin.student),
+        (learner.behaviour.critic, twin.behaviour.critic),
+        *([] if learner.candidates is None else [(learner.candidates.predictor, twin.candidates.predictor)]),
+    ):
+        for name, value in mine.state_dict().items():
+            assert torch.equal(value, its.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("halted_after", [3, 8, 10])
 def test_a_learner_restored_amid_its_updates_makes_the_others_bit_equal(halted_after: int) -> None:
     learner, twin = make_learner(start_training_steps=0), make_learner(start_training_steps=0)
@@ -197,9 +209,7 @@ def test_a_learner_restored_amid_its_updates_makes_the_others_bit_equal(halted_a
     twin.load_state_dict(saved)
     torch.set_rng_state(rng)
     assert len(list(twin.updates_due(40))) == made == 12 - halted_after
-    for mine, its in ((learner.mac.agent, twin.mac.agent), (learner.student, twin.student)):
-        for name, value in mine.state_dict().items():
-            assert torch.equal(value, its.state_dict()[name]), name
+    assert_same_networks(learner, twin)
     assert learner.logger.stats["wm_loss"] == twin.logger.stats["wm_loss"]
 
 
@@ -261,15 +271,7 @@ def test_a_restored_learner_goes_on_bit_equal(relative: str) -> None:
     assert any(
         not torch.equal(saved["world_model"][key], value) for key, value in trained["world_model"].items()
     )
-    for mine, its in (
-        (learner.mac.agent, twin.mac.agent),
-        (learner.world_model, twin.world_model),
-        (learner.student, twin.student),
-        (learner.behaviour.critic, twin.behaviour.critic),
-        *([] if learner.candidates is None else [(learner.candidates.predictor, twin.candidates.predictor)]),
-    ):
-        for name, value in mine.state_dict().items():
-            assert torch.equal(value, its.state_dict()[name]), name
+    assert_same_networks(learner, twin)
 
 
 @pytest.mark.parametrize("relative", ["gawm", "mamba", "mag"])
