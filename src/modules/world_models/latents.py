@@ -28,10 +28,12 @@ class CategoricalLatents(NamedTuple):
 
     def probs(self, logits: Tensor) -> Tensor:
         """(..., size) logits -> (..., classes, groups) probabilities, float32 in any precision."""
-        probs = F.softmax(logits.float().unflatten(-1, (self.classes, self.groups)), dim=-2)
-        if self.uniform_mix == 0:
-            return probs
-        return torch.add(probs.new_tensor(self.uniform_mix / self.classes), probs, alpha=1 - self.uniform_mix)
+        return self.mixed(F.softmax(logits.float().unflatten(-1, (self.classes, self.groups)), dim=-2))
+
+    def mixed(self, probs: Tensor, out: Tensor | None = None) -> Tensor:
+        """Probabilities with their share of the uniform distribution."""
+        share = probs.new_tensor(self.uniform_mix / self.classes)
+        return torch.add(share, probs, alpha=1 - self.uniform_mix, out=out)
 
     def sample(self, probs: Tensor, uniforms: Tensor) -> Tensor:
         """Draw by inverting the cumulative distribution; gradients pass straight through to ``probs``.
@@ -44,14 +46,17 @@ class CategoricalLatents(NamedTuple):
             (..., size) flat one-hot samples.
         """
         with torch.no_grad():
-            # Compared in place, the sums become ones and zeros that torch adds up as floats: twice as fast.
-            passed = probs.cumsum(dim=-2).le_(uniforms.unsqueeze(-2)).sum(dim=-2, keepdim=True)
-            # Rounding can leave the last cumulative sum below the uniform number: clamp to the last class.
-            index = passed.clamp_max_(self.classes - 1).long()
-            one_hot = torch.zeros_like(probs).scatter_(-2, index, 1.0)
+            one_hot = torch.zeros_like(probs).scatter_(-2, self.chosen(probs, uniforms), 1.0)
         if probs.requires_grad:
             one_hot = probs + one_hot.sub_(probs.detach())
         return one_hot.flatten(-2)
+
+    def chosen(self, probs: Tensor, uniforms: Tensor) -> Tensor:
+        """The class (..., 1, groups) int64 at which the cumulative distribution passes ``uniforms``."""
+        # Compared in place, the sums become ones and zeros that torch adds up as floats: twice as fast.
+        passed = probs.cumsum(dim=-2).le_(uniforms.unsqueeze(-2)).sum(dim=-2, keepdim=True)
+        # Rounding can leave the last cumulative sum below the uniform number: clamp to the last class.
+        return passed.clamp_max_(self.classes - 1).long()
 
     def draw(self, probs: Tensor) -> Tensor:
         """``sample`` with fresh random numbers."""

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, mlp
+from modules.world_models.scan import Play, scan
 from modules.world_models.symlog import PlainNumber, TwoHot
 
 
@@ -107,6 +108,7 @@ class WorldModel(nn.Module):
         self.scale_free = config.wm_regression == "scale_free"
         self.reward_code: TwoHot | PlainNumber = TwoHot() if self.scale_free else PlainNumber()
         self.feature_size = width + self.latents.size
+        self.by_hand = True  # on a CPU gradients of the scan are written out, unless it is compiled
 
         self.embed = mlp(obs_size, width, width, layers)
         fusion = (config.wm_fusion_layers, config.wm_fusion_heads)
@@ -140,23 +142,32 @@ class WorldModel(nn.Module):
         # Time comes first in memory, so that one step looks the same whatever their number: what is compiled
         # depends on strides. Unbind cuts it off: its gradient is one stack, that of indexing fills all steps.
         by_time = obs.transpose(0, 1).contiguous()
-        embedded = self.embed(by_time).unbind()
-        living = alive(by_time).to(obs.dtype).unsqueeze(-1)
-        one_hot = F.one_hot(actions.transpose(0, 1), self.n_actions).to(obs.dtype)
-        goes_on = (~is_first.T.contiguous()).to(obs.dtype)[:, :, None, None]
-        uniforms = torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device)
-        h = obs.new_zeros(batch, self.n_agents, self.width)
+        play = Play(
+            self.embed(by_time),
+            alive(by_time).to(obs.dtype).unsqueeze(-1),
+            F.one_hot(actions.transpose(0, 1), self.n_actions).to(obs.dtype),
+            (~is_first.T.contiguous()).to(obs.dtype)[:, :, None, None],
+            torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device),
+        )
+        by_hand = self.by_hand and obs.device.type == "cpu" and torch.is_grad_enabled()
+        h, z, posterior = scan(self, play) if by_hand else self._scan(play)
+        return LatentState(h, z), posterior
+
+    def _scan(self, play: Play) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``scan`` does, in the plain way, that autograd and compilers can follow."""
+        embedded, living, actions, goes_on, uniforms = play
+        h = torch.zeros_like(embedded[0])
         hs, zs, posteriors = [], [], []
-        for t in range(time):
+        for t, seen in enumerate(embedded.unbind()):
             h = h * goes_on[t]
-            posterior = self._posterior(embedded[t], h)
+            posterior = self._posterior(seen, h)
             z = self.latents.sample(posterior, uniforms[t]) * living[t]
             hs.append(h)
             zs.append(z)
             posteriors.append(posterior)
-            if t + 1 < time:
-                h = self._recur(h, z, one_hot[t])
-        return LatentState(torch.stack(hs, 1), torch.stack(zs, 1)), torch.stack(posteriors, 1)
+            if t + 1 < len(embedded):
+                h = self._recur(h, z, actions[t])
+        return torch.stack(hs, 1), torch.stack(zs, 1), torch.stack(posteriors, 1)
 
     def perceive(self, obs: Tensor, h: Tensor) -> LatentState:
         """One step of ``observe``: observations (N, n, obs_size) at deterministic states (N, n, width)."""

@@ -1,0 +1,189 @@
+"""The world model's scan over real play with its gradients written out, for a CPU: the loop of
+``WorldModel.observe`` by the layers of ``scan_layers``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from modules.world_models.latents import CategoricalLatents
+from modules.world_models.layers import AgentFusion, FusionLayer
+from modules.world_models.scan_layers import Cell, Extent, Fusion, Head, Weights, softmax_gradient
+
+if TYPE_CHECKING:
+    from modules.world_models.world_model import WorldModel
+
+
+class Play(NamedTuple):
+    """What the scan goes over, time first."""
+
+    embedded: Tensor  # (T, B, n, width) observations
+    living: Tensor  # (T, B, n, 1), 1 or 0
+    actions: Tensor  # (T, B, n, n_actions) one-hot
+    goes_on: Tensor  # (T, B, 1, 1), 0 where an episode begins
+    uniforms: Tensor  # (T, B, n, groups) numbers in [0, 1) that the latents are drawn by
+
+
+class Shape(NamedTuple):
+    """Of the networks."""
+
+    latents: CategoricalLatents
+    obs_fusion: tuple[int, int, bool]  # layers, heads, whether agents are alone
+    act_fusion: tuple[int, int, bool]
+    factors: torch.dtype  # of matrix products
+
+
+def scan(model: WorldModel, play: Play) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the posterior of ``model``.
+
+    Returns:
+        Deterministic states (B, T, n, width), latents (B, T, n, size), rounded where autocast rounds, and
+        posterior probabilities (B, T, n, classes, groups).
+    """
+    rounds = torch.is_autocast_enabled("cpu")
+    factors = torch.get_autocast_dtype("cpu") if rounds else play.embedded.dtype
+    shape = Shape(model.latents, _shape(model.obs_fusion), _shape(model.act_fusion), factors)
+    with torch.autocast("cpu", enabled=False):
+        play = play._replace(embedded=play.embedded.to(play.living.dtype))
+        results: tuple[Tensor, Tensor, Tensor] = _Scan.apply(shape, *play, *_weights(model))
+    return results
+
+
+def _shape(fusion: AgentFusion) -> tuple[int, int, bool]:
+    layers = _layers(fusion)
+    return len(layers), layers[0].heads, fusion.alone or len(fusion.agent_embedding) == 1
+
+
+def _layers(fusion: AgentFusion) -> list[FusionLayer]:
+    return [layer for layer in fusion.layers if isinstance(layer, FusionLayer)]
+
+
+def _weights(model: WorldModel) -> Iterator[Tensor]:
+    """What the layers take, with what can be taken into a weight taken into it."""
+    hidden, hidden_bias, *others = model.posterior_head.parameters()
+    yield from _fusion_weights(model.obs_fusion)
+    yield from _after(model.obs_fusion.norm, hidden, hidden_bias)
+    yield from others
+    yield from _fusion_weights(model.act_fusion)
+    cell = model.cell
+    twice_n = torch.tensor([1.0, 1.0, 2.0]).repeat_interleave(cell.hidden_size)
+    for weight, bias in (
+        _after(model.act_fusion.norm, cell.weight_ih, cell.bias_ih),
+        (cell.weight_hh, cell.bias_hh),
+    ):
+        yield from (weight * twice_n.unsqueeze(-1), bias * twice_n)
+
+
+def _fusion_weights(fusion: AgentFusion) -> Iterator[Tensor]:
+    yield fusion.project.weight
+    yield fusion.project.bias + fusion.agent_embedding
+    for layer in _layers(fusion):
+        weight, bias = _after(layer.attention_norm, *layer.query_key_value.parameters())
+        scale, width = torch.ones_like(bias), layer.attention_out.in_features
+        scale[:width] = (width // layer.heads) ** -0.5  # of the scores, on the queries
+        yield from (weight * scale.unsqueeze(-1), bias * scale)
+        yield from layer.attention_out.parameters()
+        widen, widen_bias, *narrow = layer.feed_forward.parameters()
+        yield from _after(layer.feed_forward_norm, widen, widen_bias)
+        yield from narrow
+
+
+def _after(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of a linear layer that reads what ``norm`` gives before its gain and bias."""
+    return weight * norm.weight, torch.addmv(bias, weight, norm.bias)
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
+        play, weights = Play(*given[:5]), iter(given[5:])
+        ctx.layers = _Layers(shape, play, weights)
+        by_step = ctx.layers.forward(play)
+        ctx.save_for_backward(by_step[0])
+        by_agent = (x.unflatten(1, play.living.shape[1:3]) for x in by_step)
+        # Copied in any case: what is saved must not be a result itself.
+        return tuple(x.transpose(0, 1).clone(memory_format=torch.contiguous_format) for x in by_agent)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:
+        (hs,) = ctx.saved_tensors
+        layers, ctx.layers = ctx.layers, None  # what they keep of every step is freed
+        of_embedded = layers.backward(hs, *(x.transpose(0, 1).flatten(1, 2) for x in of_results))
+        return None, of_embedded, None, None, None, None, *layers.gradients()
+
+
+class _Layers:
+    """The networks of the scan. Tensors have a step's rows (B * n) in one dimension, behind that of time."""
+
+    def __init__(self, shape: Shape, play: Play, weights: Weights) -> None:
+        steps, batch, agents, self.width = play.embedded.shape
+        self.extent = extent = Extent(steps, batch, agents, shape.factors)
+        self.latents = shape.latents
+        self.obs_fusion = Fusion(extent, weights, *shape.obs_fusion)
+        self.posterior_head = Head(extent, weights)
+        self.act_fusion = Fusion(extent, weights, *shape.act_fusion)
+        self.cell = Cell(extent, weights)
+        self.goes_on = play.goes_on.expand(-1, -1, agents, -1).flatten(1, 2)
+        self.living = play.living.flatten(1, 2)
+        self.softmax: list[Tensor] = []
+
+    def forward(self, play: Play) -> tuple[Tensor, Tensor, Tensor]:
+        """States, latents and posterior probabilities."""
+        extent, latents, width = self.extent, self.latents, self.width
+        seen, done = self.obs_fusion.project, self.act_fusion.project
+        seen.all_inputs[..., :width].copy_(play.embedded.flatten(1, 2))
+        done.all_inputs[..., latents.size :].copy_(play.actions.flatten(1, 2))
+        zs = done.all_inputs[..., : latents.size].zero_()
+        hs = play.embedded.new_empty(extent.steps, extent.rows, width)
+        posteriors = hs.new_empty(extent.steps, extent.rows, latents.classes, latents.groups)
+        uniforms = play.uniforms.flatten(1, 2)
+        living = self.living.unsqueeze(-1).expand(-1, -1, -1, latents.groups).to(zs.dtype)
+        after = hs.new_zeros(extent.rows, width)
+        for t, h in enumerate(hs.unbind()):
+            torch.mul(after, self.goes_on[t], out=h)
+            seen.inputs[t][:, width:].copy_(h)
+            self.posterior_head.hidden.inputs[t].copy_(self.obs_fusion.forward(t))
+            logits = self.posterior_head.forward(t).view_as(posteriors[t])
+            self.softmax.append(logits.softmax(dim=-2))
+            latents.mixed(self.softmax[t], out=posteriors[t])
+            drawn = latents.chosen(posteriors[t], uniforms[t])
+            zs[t].view_as(logits).scatter_(-2, drawn, living[t])
+            if t + 1 < extent.steps:
+                self.cell.of_input.inputs[t].copy_(self.act_fusion.forward(t))
+                after = self.cell.forward(t, h)
+        return hs, zs, posteriors
+
+    def backward(self, hs: Tensor, of_hs: Tensor, of_zs: Tensor, of_posteriors: Tensor) -> Tensor:
+        """The gradient of the embedded observations from those of what ``forward`` returned."""
+        latents = self.latents
+        of_embedded = torch.empty_like(hs)
+        self.cell.prepare(hs)
+        later = None  # the gradient of the state that the cell gave at this step
+        for t in reversed(range(self.extent.steps)):
+            of_h, of_z = of_hs[t], of_zs[t]
+            if later is not None:
+                of_input, of_state = self.cell.backward(t, later)
+                of_h = of_state.add_(of_h)
+                of_z = self.act_fusion.backward(t, of_input)[:, : latents.size] + of_z
+            # Straight through the draw of the living.
+            of_posterior = (of_z * self.living[t]).view_as(of_posteriors[t]).add_(of_posteriors[t])
+            of_softmax = of_posterior.mul_(1 - latents.uniform_mix)
+            of_logits = softmax_gradient(of_softmax, self.softmax[t], -2, of_softmax.dtype)
+            self.posterior_head.out.of_outputs[t].copy_(of_logits.flatten(1))
+            of_seen = self.obs_fusion.backward(t, self.posterior_head.backward(t))
+            of_embedded[t], of_state = of_seen.split(self.width, dim=-1)
+            later = of_state.add(of_h).mul_(self.goes_on[t])
+        return of_embedded.unflatten(1, (self.extent.batch, self.extent.agents))
+
+    def gradients(self) -> Iterator[Tensor]:
+        """Those of all weights, in the order in which they were taken."""
+        steps = self.extent.steps
+        yield from self.obs_fusion.gradients(steps)
+        yield from self.posterior_head.gradients(steps)
+        yield from self.act_fusion.gradients(steps - 1)  # nothing follows the last step
+        yield from self.cell.gradients(steps - 1)
