@@ -9,7 +9,7 @@ from torch import Tensor
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.world_models.world_model import LatentState, Sight, WorldModel
-from utils.rl_utils import log_softmax, sample_categorical, taken
+from utils.rl_utils import log_softmax, sample_categorical, softmax, taken
 
 
 class Moment(NamedTuple):
@@ -77,7 +77,7 @@ def act(mac: BasicMAC, moment: Moment) -> Decision:
     inputs = mac.policy_inputs(moment.obs, moment.state.features).unsqueeze(1)
     logits, hiddens = mac.run_agent(inputs, moment.actor_hidden)
     log_policy = masked_log_softmax(logits[:, 0], moment.avail_actions)
-    actions = sample_categorical(log_policy.exp())
+    actions = sample_categorical(softmax(log_policy))
     return Decision(actions, taken(log_policy, actions), hiddens[:, 0])
 
 

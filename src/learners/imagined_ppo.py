@@ -15,7 +15,7 @@ from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
 from utils.compute import ComputeConfig
-from utils.rl_utils import clipped_surrogate, lambda_returns, masked_mean, standardised, taken
+from utils.rl_utils import clipped_surrogate, lambda_returns, masked_mean, softmax, standardised, taken
 
 log = logging.getLogger("marl.learner")
 
@@ -201,7 +201,7 @@ class ImaginedPPO:
         with self.compute.autocast():
             logits, _ = self.mac.run_agent(inputs, data.actor_hidden)
         log_policy = masked_log_softmax(logits, data.avail_actions)
-        nats = -(log_policy.exp() * log_policy.masked_fill(~data.avail_actions, 0.0)).sum(dim=-1)
+        nats = -(softmax(log_policy) * log_policy).sum(dim=-1)
         # Where only one action can be taken there is nothing to learn, and nothing to explore.
         choices = data.avail_actions.sum(dim=-1)
         weight = weight.unsqueeze(-1) * (choices > 1)

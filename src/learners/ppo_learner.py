@@ -22,6 +22,7 @@ from utils.rl_utils import (
     lambda_returns,
     log_softmax,
     masked_mean,
+    softmax,
     standardised,
     step_mask,
     taken,
@@ -183,8 +184,7 @@ class PPOLearner:
         deciding, advantages = data["deciding"], data["advantages"]
         ratio = (taken(log_pi, data["actions"]) - data["old_log_pi"]).exp()
         surrogate = clipped_surrogate(ratio, advantages, self.config.eps_clip)
-        pi = log_pi.exp()
-        entropy = masked_mean(-(pi * log_pi).sum(-1), deciding)
+        entropy = masked_mean(-(softmax(log_pi) * log_pi).sum(-1), deciding)
         pg_loss = -masked_mean(surrogate, deciding) - self.config.entropy_coef * entropy
         critic_loss = masked_mean((values - data["returns"]).square(), data["mask"])
         self.agent_optimiser.zero_grad()
@@ -200,7 +200,7 @@ class PPOLearner:
         }
         if logs:
             stats |= {
-                "pi_max": masked_mean(pi.amax(-1), deciding),
+                "pi_max": masked_mean(log_pi.amax(-1).exp(), deciding),
                 "clip_fraction": masked_mean(((ratio - 1).abs() > self.config.eps_clip).float(), deciding),
                 "td_error_abs": masked_mean((values - data["returns"]).abs(), data["mask"]),
                 "q_taken_mean": masked_mean(values, data["mask"]),

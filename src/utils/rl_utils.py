@@ -8,6 +8,8 @@ imagination, its probability), so an episode that was cut off is bootstrapped fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -73,14 +75,28 @@ REGISTER = 16  # floats in a CPU's widest vector register
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Log-probabilities (..., k) over the last dimension, meant for few outcomes such as actions.
+    """Log-probabilities (..., k) over the last dimension, meant for few outcomes such as actions."""
+    return _over_outcomes(torch.log_softmax, logits)
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Probabilities (..., k) over the last dimension, of few outcomes, from logits or log-probabilities.
+
+    Of impossible outcomes' log-probabilities `exp` takes a CPU ten times as long: numbers far below its range
+    are exceptions to it.
+    """
+    return _over_outcomes(torch.softmax, logits)
+
+
+def _over_outcomes(function: Callable[..., Tensor], logits: Tensor) -> Tensor:
+    """`function` over the last dimension.
 
     torch fills a vector register from one row, and takes a row that is shorter number by number. With the
     outcomes first in memory a register holds as many rows instead, which is up to ten times faster.
     """
     if logits.shape[-1] >= REGISTER or logits.is_cuda:
-        return logits.log_softmax(dim=-1)
-    return logits.movedim(-1, 0).contiguous().log_softmax(dim=0).movedim(0, -1)
+        return function(logits, dim=-1)
+    return function(logits.movedim(-1, 0).contiguous(), dim=0).movedim(0, -1)
 
 
 def sample_categorical(weights: Tensor) -> Tensor:

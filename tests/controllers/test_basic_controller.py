@@ -8,7 +8,7 @@ import torch
 
 from components.episode_buffer import EpisodeBatch
 from components.transforms import OneHot
-from controllers.basic_controller import BasicMAC, sequence_outputs
+from controllers.basic_controller import BLOCKED, BasicMAC, sequence_outputs
 from modules.agents import REGISTRY as AGENTS
 from modules.agents import FourierRNNAgent, RNNAgent
 
@@ -190,6 +190,19 @@ def test_masked_logits_have_finite_entropy_and_gradients_even_in_padding():
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     blocked = (batch["avail_actions"] == 0)[:, :-1]
     assert (log_pi.exp()[:, :-1][blocked] == 0).all()
+
+
+def test_available_actions_keep_their_logits_number_for_number():
+    torch.manual_seed(0)
+    logits = 10 ** torch.linspace(-30, 30, 120).view(10, 12) * torch.randn(10, 12)
+    logits.requires_grad_()
+    available = torch.rand(10, 12) < 0.6
+    for mask in (available, available.int(), available.float()):
+        masked = BasicMAC.masked(logits, mask)
+        assert torch.equal(masked[available], logits[available])
+        assert (masked[~available] == BLOCKED).all()
+        (gradient,) = torch.autograd.grad(masked.sum(), logits)
+        assert torch.equal(gradient, available.float())
 
 
 def test_only_the_episodes_asked_for_are_answered():

@@ -9,6 +9,7 @@ from utils.rl_utils import (
     lambda_returns,
     log_softmax,
     masked_mean,
+    softmax,
     standardised,
     step_mask,
 )
@@ -92,15 +93,14 @@ def test_masked_statistics_ignore_masked_entries():
 
 
 @pytest.mark.parametrize("outcomes", [1, 8, 15, 16, 30])
-def test_log_softmax_is_torchs_with_its_gradient(outcomes):
+@pytest.mark.parametrize(("ours", "theirs"), [(log_softmax, torch.log_softmax), (softmax, torch.softmax)])
+def test_softmax_and_its_logarithm_are_torchs_with_their_gradients(ours, theirs, outcomes):
     torch.manual_seed(0)
-    ours = (10 * torch.randn(4, 3, outcomes)).requires_grad_()
-    theirs = ours.detach().clone().requires_grad_()
+    logits = (10 * torch.randn(4, 3, outcomes)).requires_grad_()
     weights = torch.randn(4, 3, outcomes)
-    (log_softmax(ours) * weights).sum().backward()
-    (torch.log_softmax(theirs, dim=-1) * weights).sum().backward()
-    torch.testing.assert_close(log_softmax(ours), torch.log_softmax(theirs, dim=-1))
-    torch.testing.assert_close(ours.grad, theirs.grad)
+    results = [ours(logits), theirs(logits, dim=-1)]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*(torch.autograd.grad((x * weights).sum(), logits)[0] for x in results))
 
 
 def test_what_is_delayed_comes_a_step_later():
