@@ -35,15 +35,17 @@ class GRU(nn.GRU):
             if len(sizes) == 1:  # acting, for which the module for sequences takes twice as long
                 return torch.gru_cell(x, hidden, *weights)
             if x.device.type == "cpu":
-                return _Unrolled.apply(x, hidden, sizes, *(self._new_state_doubled(w) for w in weights))
+                return _Unrolled.apply(x, hidden, sizes, *(new_state_doubled(w) for w in weights))
             hidden = hidden.unsqueeze(0).contiguous()
             if sizes[0] == sizes[-1]:
                 return super().forward(x.view(len(sizes), sizes[0], -1), hidden)[0].flatten(0, 1)
             return super().forward(PackedSequence(x, torch.tensor(sizes)), hidden)[0].data
 
-    def _new_state_doubled(self, weights: Tensor) -> Tensor:
-        of_gates, of_new = weights.split([2 * self.hidden_size, self.hidden_size])
-        return torch.cat([of_gates, 2 * of_new])
+
+def new_state_doubled(weights: Tensor) -> Tensor:
+    """A GRU's matrix or bias (3 * width, ...) with twice what makes n, so that a sigmoid can be its tanh."""
+    of_r, of_z, of_n = weights.chunk(3)
+    return torch.cat([of_r, of_z, 2 * of_n])
 
 
 class _Unrolled(torch.autograd.Function):

@@ -28,7 +28,8 @@ class CategoricalLatents(NamedTuple):
 
     def probs(self, logits: Tensor) -> Tensor:
         """(..., size) logits -> (..., classes, groups) probabilities, float32 in any precision."""
-        return self.mixed(F.softmax(logits.float().unflatten(-1, (self.classes, self.groups)), dim=-2))
+        probs = F.softmax(logits.float().unflatten(-1, (self.classes, self.groups)), dim=-2)
+        return probs if self.uniform_mix == 0 else self.mixed(probs)
 
     def mixed(self, probs: Tensor, out: Tensor | None = None) -> Tensor:
         """Probabilities with their share of the uniform distribution."""

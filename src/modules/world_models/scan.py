@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from modules.gru import new_state_doubled
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, FusionLayer
 from modules.world_models.scan_layers import Cell, Extent, Fusion, Head, Weights, softmax_gradient
@@ -44,8 +45,7 @@ def scan(model: WorldModel, play: Play) -> tuple[Tensor, Tensor, Tensor]:
         Deterministic states (B, T, n, width), latents (B, T, n, size), rounded where autocast rounds, and
         posterior probabilities (B, T, n, classes, groups).
     """
-    rounds = torch.is_autocast_enabled("cpu")
-    factors = torch.get_autocast_dtype("cpu") if rounds else play.embedded.dtype
+    factors = play.embedded.dtype  # what a product gave under the caller's autocast
     shape = Shape(model.latents, _shape(model.obs_fusion), _shape(model.act_fusion), factors)
     with torch.autocast("cpu", enabled=False):
         play = play._replace(embedded=play.embedded.to(play.living.dtype))
@@ -70,12 +70,8 @@ def _weights(model: WorldModel) -> Iterator[Tensor]:
     yield from others
     yield from _fusion_weights(model.act_fusion)
     cell = model.cell
-    twice_n = torch.tensor([1.0, 1.0, 2.0]).repeat_interleave(cell.hidden_size)
-    for weight, bias in (
-        _after(model.act_fusion.norm, cell.weight_ih, cell.bias_ih),
-        (cell.weight_hh, cell.bias_hh),
-    ):
-        yield from (weight * twice_n.unsqueeze(-1), bias * twice_n)
+    of_input = _after(model.act_fusion.norm, cell.weight_ih, cell.bias_ih)
+    yield from map(new_state_doubled, (*of_input, cell.weight_hh, cell.bias_hh))
 
 
 def _fusion_weights(fusion: AgentFusion) -> Iterator[Tensor]:

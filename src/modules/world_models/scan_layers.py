@@ -73,10 +73,10 @@ class Linear:
 
 
 class Norm:
-    """A layer norm whose gain and bias the next layer's weights have taken in."""
+    """A layer norm, in the weights' own precision."""
 
-    def __init__(self, extent: Extent, width: int, kind: torch.dtype) -> None:
-        self.gain, self.bias = torch.ones(width, dtype=kind), torch.zeros(width, dtype=kind)
+    def __init__(self, extent: Extent, gain: Tensor, bias: Tensor) -> None:
+        self.gain, self.bias = gain, bias
         self.seen: list[tuple[Tensor, ...]] = [()] * extent.steps
 
     def forward(self, t: int, x: Tensor) -> Tensor:
@@ -89,17 +89,30 @@ class Norm:
         mask = [True, False, False]
         return norm_gradient(g.to(x.dtype), x, self.gain.shape, mean, scale, self.gain, self.bias, mask)[0]
 
+    def gradients(self, steps: int, of_outputs: list[Tensor]) -> Iterator[Tensor]:
+        """Of gain and bias, from what all ``backward`` were given."""
+        x, mean, scale = (torch.cat(parts) for parts in zip(*self.seen[:steps], strict=True))
+        g, mask = torch.cat(of_outputs[:steps]), [False, True, True]
+        yield from norm_gradient(g, x, self.gain.shape, mean, scale, self.gain, self.bias, mask)[1:]
+
+
+def bare_norm(extent: Extent, like: Tensor) -> Norm:
+    """One whose gain and bias the next layer's weights have taken in; ``like`` is a row (width)."""
+    return Norm(extent, torch.ones_like(like), torch.zeros_like(like))
+
 
 class FusionLayer:
-    """``layers.FusionLayer``, its norms' gains and the scale of its scores taken into the weights."""
+    """``layers.FusionLayer``, its norms' gains and the scale of its scores taken into the weights.
 
-    def __init__(self, extent: Extent, weights: Weights, heads: int, alone: bool) -> None:
+    ``row`` is as its inputs' rows are (width).
+    """
+
+    def __init__(self, extent: Extent, weights: Weights, row: Tensor, heads: int, alone: bool) -> None:
         self.query_key_value, self.attention_out, self.widen, self.narrow = self._linear = [
             Linear(extent, weights) for _ in range(4)
         ]
-        width, kind = self.narrow.weight.shape[0], self.narrow.kind
-        self.attention_norm, self.feed_forward_norm = (Norm(extent, width, kind) for _ in range(2))
-        self.extent, self.heads, self.width, self.alone = extent, heads, width, alone
+        self.attention_norm, self.feed_forward_norm = (bare_norm(extent, row) for _ in range(2))
+        self.extent, self.heads, self.width, self.alone = extent, heads, len(row), alone
         self.by_head: list[Tensor] = [torch.empty(0)] * extent.steps
         self.shares, self.hidden = self.by_head.copy(), self.by_head.copy()
 
@@ -136,7 +149,8 @@ class FusionLayer:
         scores = torch.bmm(key, query.transpose(1, 2)).transpose(0, 1).contiguous()
         self.by_head[t], self.shares[t] = by_head, scores.softmax(dim=0)  # (keys, N, queries)
         of_heads = torch.bmm(self.shares[t].permute(1, 2, 0), value)
-        attended.view(*self._shape()).copy_(self._agents_first(of_heads))
+        of_heads = of_heads.view(self.extent.batch, self.heads, self.extent.agents, -1)
+        attended.view(*self._shape()).copy_(of_heads.transpose(1, 2))
 
     def _attend_back(self, t: int, g: Tensor, of_input: Tensor) -> None:
         if self.alone:
@@ -157,9 +171,6 @@ class FusionLayer:
     def _shape(self, *parts: int) -> tuple[int, ...]:
         return (self.extent.batch, self.extent.agents, *parts, self.heads, self.width // self.heads)
 
-    def _agents_first(self, of_heads: Tensor) -> Tensor:
-        return of_heads.view(self.extent.batch, self.heads, self.extent.agents, -1).transpose(1, 2)
-
 
 class Fusion:
     """``layers.AgentFusion``, the gain of its last norm taken into what reads it."""
@@ -167,8 +178,9 @@ class Fusion:
     def __init__(self, extent: Extent, weights: Weights, layers: int, heads: int, alone: bool) -> None:
         self.project = Linear(extent, weights, bias=False)
         self.of_agents = next(weights)  # (agents, width)
-        self.layers = [FusionLayer(extent, weights, heads, alone) for _ in range(layers)]
-        self.norm = Norm(extent, self.of_agents.shape[1], self.of_agents.dtype)
+        row = self.of_agents[0]
+        self.layers = [FusionLayer(extent, weights, row, heads, alone) for _ in range(layers)]
+        self.norm = bare_norm(extent, row)
 
     def forward(self, t: int) -> Tensor:
         x = (self.project.forward(t).unflatten(0, (-1, len(self.of_agents))) + self.of_agents).flatten(0, 1)
@@ -196,10 +208,8 @@ class Head:
 
     def __init__(self, extent: Extent, weights: Weights) -> None:
         self.hidden = Linear(extent, weights)
-        gain, bias = next(weights), next(weights)
+        self.norm = Norm(extent, next(weights), next(weights))
         self.out = Linear(extent, weights)
-        self.norm = Norm(extent, len(gain), gain.dtype)
-        self.norm.gain, self.norm.bias = gain, bias
         self.normed: list[Tensor] = [torch.empty(0)] * extent.steps
         self.of_normed = self.normed.copy()
 
@@ -215,9 +225,7 @@ class Head:
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         yield from self.hidden.gradients(steps)
-        x, mean, scale = (torch.cat(parts) for parts in zip(*self.norm.seen[:steps], strict=True))
-        g, gain, bias = torch.cat(self.of_normed[:steps]), self.norm.gain, self.norm.bias
-        yield from norm_gradient(g, x, gain.shape, mean, scale, gain, bias, [False, True, True])[1:]
+        yield from self.norm.gradients(steps, self.of_normed)
         yield from self.out.gradients(steps)
 
 
