@@ -1,5 +1,5 @@
-"""The world model's scan over real play with its gradients written out, for a CPU: the loop of
-``WorldModel.observe`` by the layers of ``scan_layers``."""
+"""The world model's scan over real play for a CPU: the loop of ``WorldModel.observe`` by the layers of
+``scan_layers``, which have kernels and gradients of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from modules.gru import new_state_doubled
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, FusionLayer
-from modules.world_models.scan_layers import Cell, Extent, Fusion, Head, Weights, softmax_gradient
+from modules.world_models.scan_layers import Cell, Extent, Fusion, Head, Weights
 
 if TYPE_CHECKING:
     from modules.world_models.world_model import WorldModel
@@ -49,7 +49,9 @@ def scan(model: WorldModel, play: Play) -> tuple[Tensor, Tensor, Tensor]:
     shape = Shape(model.latents, _shape(model.obs_fusion), _shape(model.act_fusion), factors)
     with torch.autocast("cpu", enabled=False):
         play = play._replace(embedded=play.embedded.to(play.living.dtype))
-        results: tuple[Tensor, Tensor, Tensor] = _Scan.apply(shape, *play, *_weights(model))
+        results: tuple[Tensor, Tensor, Tensor] = _Scan.apply(
+            shape, torch.is_grad_enabled(), *play, *_weights(model)
+        )
     return results
 
 
@@ -95,86 +97,87 @@ def _after(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Te
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, shape: Shape, *given: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, shape: Shape, kept: bool, *given: Tensor) -> tuple[Tensor, ...]:
         play, weights = Play(*given[:5]), iter(given[5:])
-        ctx.layers = _Layers(shape, play, weights)
-        by_step = ctx.layers.forward(play)
-        ctx.save_for_backward(by_step[0])
-        by_agent = (x.unflatten(1, play.living.shape[1:3]) for x in by_step)
-        # Copied in any case: what is saved must not be a result itself.
-        return tuple(x.transpose(0, 1).clone(memory_format=torch.contiguous_format) for x in by_agent)
+        ctx.layers = _Layers(shape, kept, play, weights)
+        # Results are never what is saved.
+        results = (x.clone(memory_format=torch.contiguous_format) for x in ctx.layers.forward(play))
+        return tuple(results)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:
-        (hs,) = ctx.saved_tensors
-        layers, ctx.layers = ctx.layers, None  # what they keep of every step is freed
-        of_embedded = layers.backward(hs, *(x.transpose(0, 1).flatten(1, 2) for x in of_results))
-        return None, of_embedded, None, None, None, None, *layers.gradients()
+        if ctx.layers is None:
+            raise RuntimeError("gradients can't be taken a second time: what the scan kept for them is freed.")
+        layers, ctx.layers = ctx.layers, None
+        of_embedded = layers.backward(*(x.transpose(0, 1).flatten(1, 2).contiguous() for x in of_results))
+        return None, None, of_embedded, None, None, None, None, *layers.gradients()
 
 
 class _Layers:
     """The networks of the scan. Tensors have a step's rows (B * n) in one dimension, behind that of time."""
 
-    def __init__(self, shape: Shape, play: Play, weights: Weights) -> None:
+    def __init__(self, shape: Shape, kept: bool, play: Play, weights: Weights) -> None:
         steps, batch, agents, self.width = play.embedded.shape
-        self.extent = extent = Extent(steps, batch, agents, shape.factors)
+        self.extent = extent = Extent(steps, batch, agents, shape.factors, kept)
         self.latents = shape.latents
         self.obs_fusion = Fusion(extent, weights, *shape.obs_fusion)
         self.posterior_head = Head(extent, weights)
         self.act_fusion = Fusion(extent, weights, *shape.act_fusion)
         self.cell = Cell(extent, weights)
         self.goes_on = play.goes_on.expand(-1, -1, agents, -1).flatten(1, 2)
-        self.living = play.living.flatten(1, 2)
-        self.softmax: list[Tensor] = []
+        self.living = play.living.flatten(1).contiguous()
+        self.states = play.embedded.new_empty(steps, extent.rows, self.width)
+        self.posteriors = self.states.new_empty(steps, extent.rows, self.latents.size)
 
-    def forward(self, play: Play) -> tuple[Tensor, Tensor, Tensor]:
-        """States, latents and posterior probabilities."""
+    def forward(self, play: Play) -> tuple[Tensor, ...]:
+        """States, latents and posterior probabilities, views (B, T, n, ...)."""
         extent, latents, width = self.extent, self.latents, self.width
-        seen, done = self.obs_fusion.project, self.act_fusion.project
-        seen.all_inputs[..., :width].copy_(play.embedded.flatten(1, 2))
-        done.all_inputs[..., latents.size :].copy_(play.actions.flatten(1, 2))
-        zs = done.all_inputs[..., : latents.size].zero_()
-        hs = play.embedded.new_empty(extent.steps, extent.rows, width)
-        posteriors = hs.new_empty(extent.steps, extent.rows, latents.classes, latents.groups)
-        uniforms = play.uniforms.flatten(1, 2)
-        living = self.living.unsqueeze(-1).expand(-1, -1, -1, latents.groups).to(zs.dtype)
-        after = hs.new_zeros(extent.rows, width)
-        for t, h in enumerate(hs.unbind()):
+        embedded, actions, uniforms = (
+            x.flatten(1, 2).contiguous() for x in (play.embedded, play.actions, play.uniforms)
+        )
+        drawn = torch.empty(extent.steps, extent.rows, latents.size, dtype=extent.factors)
+        after = torch.zeros(extent.rows, width)
+        for t, (h, posterior, z) in enumerate(zip(self.states, self.posteriors, drawn, strict=True)):
             torch.mul(after, self.goes_on[t], out=h)
-            seen.inputs[t][:, width:].copy_(h)
-            self.posterior_head.hidden.inputs[t].copy_(self.obs_fusion.forward(t))
-            logits = self.posterior_head.forward(t).view_as(posteriors[t])
-            self.softmax.append(logits.softmax(dim=-2))
-            latents.mixed(self.softmax[t], out=posteriors[t])
-            drawn = latents.chosen(posteriors[t], uniforms[t])
-            zs[t].view_as(logits).scatter_(-2, drawn, living[t])
+            seen = self.obs_fusion.project.inputs[t]
+            seen[:, :width].copy_(embedded[t])
+            seen[:, width:].copy_(h)
+            self.obs_fusion.forward(t, self.posterior_head.hidden.inputs[t])
+            logits = self.posterior_head.forward(t)
+            extent.kernels.draw(logits, uniforms[t], self.living[t], posterior, z, *self._distribution())
             if t + 1 < extent.steps:
-                self.cell.of_input.inputs[t].copy_(self.act_fusion.forward(t))
+                done = self.act_fusion.project.inputs[t]
+                done[:, : latents.size].copy_(z)
+                done[:, latents.size :].copy_(actions[t])
+                self.act_fusion.forward(t, self.cell.of_input.inputs[t])
                 after = self.cell.forward(t, h)
-        return hs, zs, posteriors
+        posteriors = self.posteriors.unflatten(-1, (latents.classes, latents.groups))
+        by_agent = (x.unflatten(1, (extent.batch, extent.agents)) for x in (self.states, drawn, posteriors))
+        return tuple(x.transpose(0, 1) for x in by_agent)
 
-    def backward(self, hs: Tensor, of_hs: Tensor, of_zs: Tensor, of_posteriors: Tensor) -> Tensor:
+    def backward(self, of_hs: Tensor, of_zs: Tensor, of_posteriors: Tensor) -> Tensor:
         """The gradient of the embedded observations from those of what ``forward`` returned."""
-        latents = self.latents
-        of_embedded = torch.empty_like(hs)
-        self.cell.prepare(hs)
+        of_embedded = torch.empty_like(self.states)
         later = None  # the gradient of the state that the cell gave at this step
         for t in reversed(range(self.extent.steps)):
-            of_h, of_z = of_hs[t], of_zs[t]
+            of_h, of_done, row = of_hs[t], of_zs[t], 0
             if later is not None:
-                of_input, of_state = self.cell.backward(t, later)
+                of_input, of_state = self.cell.backward(t, later, self.states[t])
                 of_h = of_state.add_(of_h)
-                of_z = self.act_fusion.backward(t, of_input)[:, : latents.size] + of_z
-            # Straight through the draw of the living.
-            of_posterior = (of_z * self.living[t]).view_as(of_posteriors[t]).add_(of_posteriors[t])
-            of_softmax = of_posterior.mul_(1 - latents.uniform_mix)
-            of_logits = softmax_gradient(of_softmax, self.softmax[t], -2, of_softmax.dtype)
-            self.posterior_head.out.of_outputs[t].copy_(of_logits.flatten(1))
+                of_done = self.act_fusion.backward(t, of_input)
+                row = of_done.shape[1]
+            given = (of_done, row, of_zs[t], of_posteriors[t], self.posteriors[t], self.living[t])
+            into = self.posterior_head.out.of_outputs[t]
+            self.extent.kernels.draw_back(*given, into, *self._distribution())
             of_seen = self.obs_fusion.backward(t, self.posterior_head.backward(t))
             of_embedded[t], of_state = of_seen.split(self.width, dim=-1)
             later = of_state.add(of_h).mul_(self.goes_on[t])
         return of_embedded.unflatten(1, (self.extent.batch, self.extent.agents))
+
+    def _distribution(self) -> tuple[float, int, int, int]:
+        latents = self.latents
+        return latents.uniform_mix, self.extent.rows, latents.classes, latents.groups
 
     def gradients(self) -> Iterator[Tensor]:
         """Those of all weights, in the order in which they were taken."""

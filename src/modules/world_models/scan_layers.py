@@ -1,31 +1,29 @@
-"""Layers of a scan over time, with gradients written out by hand, for a CPU.
+"""Layers of a scan over time for a CPU: products, kernels between them, and gradients written out by hand.
 
 Autograd keeps a node per operation and step, and adds the gradients of every weight up step by step. Here a
 layer is called with the number of a step, forwards and then backwards, and keeps what it needs of all steps
 next to each other in memory. Only what the recurrence itself needs is done step by step: the gradients of
 weights are taken once, of all steps together.
 
-A step has R = batch * agents rows. ``forward(t, x)`` returns a layer's output, ``backward(t, g)`` the
-gradient of its input from ``g``, that of its output, and ``gradients(steps)`` those of its weights, in the
-order in which the constructor took them. A ``Linear`` finds its input in ``inputs[t]`` and the gradient of
-its output in ``of_outputs[t]``, where others write them.
+A step has R = batch * agents rows. A ``Linear`` finds its input in ``inputs[t]`` and the gradient of its
+output in ``of_outputs[t]``, where others write them. What else there is writes its output into ``into``, which
+is the input of the next ``Linear``. ``gradients(steps)`` gives those of a layer's weights, in the order in
+which its constructor took them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-silu_gradient = torch.ops.aten.silu_backward
-softmax_gradient = torch.ops.aten._softmax_backward_data
-norm_gradient = torch.ops.aten.native_layer_norm_backward
+import kernels
 
 Weights = Iterator[Tensor]
-EPSILON = 1e-5  # torch's, of a layer norm
+SHARES = 8  # of a step's rows whose gradients of gains are summed up one beside the other
 
 
 @dataclass(frozen=True)
@@ -35,170 +33,144 @@ class Extent:
     steps: int
     batch: int
     agents: int
-    factors: torch.dtype  # of the factors of matrix products; all else is in the weights' own
+    factors: torch.dtype  # of the factors of matrix products; all else is float32
+    kept: bool  # for gradients; otherwise all steps share their memory
 
     @property
     def rows(self) -> int:
         """Rows of a step."""
         return self.batch * self.agents
 
+    @cached_property
+    def kernels(self) -> kernels.Kernels:
+        """Those for these factors."""
+        return kernels.of(self.factors)
+
+    def room(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor (steps, *shape), of which all steps are the same memory where nothing is kept."""
+        return torch.empty(self.steps if self.kept else 1, *shape, dtype=dtype).expand(self.steps, *shape)
+
 
 class Linear:
     """``x W^T + b``; without a ``b`` if ``bias`` is false."""
 
     def __init__(self, extent: Extent, weights: Weights, bias: bool = True) -> None:
-        weight = next(weights)
-        self.kind, self.weight = weight.dtype, weight.to(extent.factors)
+        self.weight = next(weights).to(extent.factors)
+        self.turned = self.weight.T.contiguous()  # a product by this takes two thirds of the time
         self.bias = next(weights).to(extent.factors) if bias else None
-        self.all_inputs, self.all_of_outputs = (
-            torch.empty(extent.steps, extent.rows, size, dtype=extent.factors)
-            for size in (weight.shape[1], weight.shape[0])
-        )
+        outputs, inputs = self.weight.shape
+        self.all_inputs = extent.room(extent.rows, inputs, dtype=extent.factors)
+        self.all_of_outputs = extent.room(extent.rows, outputs, dtype=extent.factors)
         self.inputs, self.of_outputs = self.all_inputs.unbind(), self.all_of_outputs.unbind()
 
     def forward(self, t: int) -> Tensor:
         """(R, outputs), as its factors are."""
-        return F.linear(self.inputs[t], self.weight, self.bias)
+        if self.bias is None:
+            return self.inputs[t] @ self.turned
+        return torch.addmm(self.bias, self.inputs[t], self.turned)
 
     def backward(self, t: int) -> Tensor:
-        """(R, inputs), as its factors are."""
+        """The gradient of the input (R, inputs), as its factors are."""
         return self.of_outputs[t] @ self.weight
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         """Of what the first ``steps`` steps did."""
         of_outputs = self.all_of_outputs[:steps].flatten(0, 1)
-        yield (of_outputs.T @ self.all_inputs[:steps].flatten(0, 1)).to(self.kind)
+        yield (of_outputs.T @ self.all_inputs[:steps].flatten(0, 1)).float()
         if self.bias is not None:
-            yield of_outputs.sum(dim=0).to(self.kind)
+            yield of_outputs.sum(dim=0).float()
 
 
-class Norm:
-    """A layer norm, in the weights' own precision."""
+class AddNorm:
+    """The sum of the residual stream and what a layer adds to it, and its norm.
 
-    def __init__(self, extent: Extent, gain: Tensor, bias: Tensor) -> None:
-        self.gain, self.bias = gain, bias
-        self.seen: list[tuple[Tensor, ...]] = [()] * extent.steps
+    The norm's gain and bias are in the weights of what reads it.
+    """
 
-    def forward(self, t: int, x: Tensor) -> Tensor:
-        normed, mean, scale = torch.native_layer_norm(x, self.gain.shape, self.gain, self.bias, EPSILON)
-        self.seen[t] = (x, mean, scale)
-        return normed
+    def __init__(self, extent: Extent, width: int) -> None:
+        self.rows, self.width, self.kernels = extent.rows, width, extent.kernels
+        self.totals = extent.room(extent.rows, width).unbind()
+        self.means, self.scales = (extent.room(extent.rows).unbind() for _ in range(2))
 
-    def backward(self, t: int, g: Tensor) -> Tensor:
-        x, mean, scale = self.seen[t]
-        mask = [True, False, False]
-        return norm_gradient(g.to(x.dtype), x, self.gain.shape, mean, scale, self.gain, self.bias, mask)[0]
+    def forward(self, t: int, x: Tensor, y: Tensor, into: Tensor) -> Tensor:
+        """The sum (R, width) of ``x``, whose rows come again and again if they are less, and ``y``."""
+        total, seen = self.totals[t], (self.means[t], self.scales[t])
+        self.kernels.add_norm(x, len(x), y, total, into, *seen, self.rows, self.width)
+        return total
 
-    def gradients(self, steps: int, of_outputs: list[Tensor]) -> Iterator[Tensor]:
-        """Of gain and bias, from what all ``backward`` were given."""
-        x, mean, scale = (torch.cat(parts) for parts in zip(*self.seen[:steps], strict=True))
-        g, mask = torch.cat(of_outputs[:steps]), [False, True, True]
-        yield from norm_gradient(g, x, self.gain.shape, mean, scale, self.gain, self.bias, mask)[1:]
-
-
-def bare_norm(extent: Extent, like: Tensor) -> Norm:
-    """One whose gain and bias the next layer's weights have taken in; ``like`` is a row (width)."""
-    return Norm(extent, torch.ones_like(like), torch.zeros_like(like))
+    def backward(self, t: int, of_normed: Tensor, of_total: Tensor, into: Tensor) -> None:
+        """Adds the gradient by the norm to ``of_total``."""
+        seen = (self.totals[t], self.means[t], self.scales[t])
+        self.kernels.add_norm_back(of_normed, *seen, of_total, into, self.rows, self.width)
 
 
 class FusionLayer:
-    """``layers.FusionLayer``, its norms' gains and the scale of its scores taken into the weights.
+    """``layers.FusionLayer``, with the scale of its scores in the weights of queries."""
 
-    ``row`` is as its inputs' rows are (width).
-    """
-
-    def __init__(self, extent: Extent, weights: Weights, row: Tensor, heads: int, alone: bool) -> None:
+    def __init__(self, extent: Extent, weights: Weights, width: int, heads: int, alone: bool) -> None:
+        self.kernels = extent.kernels
         self.query_key_value, self.attention_out, self.widen, self.narrow = self._linear = [
             Linear(extent, weights) for _ in range(4)
         ]
-        self.attention_norm, self.feed_forward_norm = (bare_norm(extent, row) for _ in range(2))
-        self.extent, self.heads, self.width, self.alone = extent, heads, len(row), alone
-        self.by_head: list[Tensor] = [torch.empty(0)] * extent.steps
-        self.shares, self.hidden = self.by_head.copy(), self.by_head.copy()
+        self.attention_norm, self.feed_forward_norm = (AddNorm(extent, width) for _ in range(2))
+        groups, agents = (extent.rows, 1) if alone else (extent.batch, extent.agents)
+        self.sizes = (groups, agents, heads, width // heads)
+        self.shares = extent.room(groups, heads, agents, agents).unbind()
+        self.attending, self.hidden = ([torch.empty(0)] * extent.steps for _ in range(2))
 
-    def forward(self, t: int, x: Tensor) -> Tensor:
-        self.query_key_value.inputs[t].copy_(self.attention_norm.forward(t, x))
-        self._attend(t, self.query_key_value.forward(t), self.attention_out.inputs[t])
-        x = x + self.attention_out.forward(t)
-        self.widen.inputs[t].copy_(self.feed_forward_norm.forward(t, x))
+    def forward(self, t: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream (R, width) and what is to be added to it, from the same before."""
+        x = self.attention_norm.forward(t, x, y, self.query_key_value.inputs[t])
+        self.attending[t] = self.query_key_value.forward(t)
+        self.kernels.attend(self.attending[t], self.attention_out.inputs[t], self.shares[t], *self.sizes)
+        x = self.feed_forward_norm.forward(t, x, self.attention_out.forward(t), self.widen.inputs[t])
         self.hidden[t] = self.widen.forward(t)
-        torch.ops.aten.silu.out(self.hidden[t], out=self.narrow.inputs[t])
-        return x + self.narrow.forward(t)
+        self.kernels.silu(self.hidden[t], self.narrow.inputs[t], self.hidden[t].numel())
+        return x, self.narrow.forward(t)
 
-    def backward(self, t: int, g: Tensor) -> Tensor:
-        """Adds to ``g`` itself."""
-        self.narrow.of_outputs[t].copy_(g)
-        silu_gradient.grad_input(
-            self.narrow.backward(t), self.hidden[t], grad_input=self.widen.of_outputs[t]
-        )
-        g.add_(self.feed_forward_norm.backward(t, self.widen.backward(t)))
-        self.attention_out.of_outputs[t].copy_(g)
-        self._attend_back(t, self.attention_out.backward(t), self.query_key_value.of_outputs[t])
-        return g.add_(self.attention_norm.backward(t, self.query_key_value.backward(t)))
+    def backward(self, t: int, g: Tensor, into: Tensor) -> None:
+        """Makes ``g``, the gradient of the two outputs, that of the inputs; ``of_outputs`` has it, too."""
+        hidden, of_hidden = self.hidden[t], self.widen.of_outputs[t]
+        self.kernels.silu_back(self.narrow.backward(t), hidden, of_hidden, hidden.numel())
+        self.feed_forward_norm.backward(t, self.widen.backward(t), g, self.attention_out.of_outputs[t])
+        seen, of_seen = (self.attending[t], self.shares[t]), self.query_key_value.of_outputs[t]
+        self.kernels.attend_back(self.attention_out.backward(t), *seen, of_seen, *self.sizes)
+        self.attention_norm.backward(t, self.query_key_value.backward(t), g, into)
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         for linear in self._linear:
             yield from linear.gradients(steps)
 
-    def _attend(self, t: int, query_key_value: Tensor, attended: Tensor) -> None:
-        if self.alone:  # all attention is one's own
-            attended.copy_(query_key_value[:, 2 * self.width :])
-            return
-        by_head = query_key_value.view(*self._shape(3)).permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()
-        query, key, value = by_head.unbind()
-        scores = torch.bmm(key, query.transpose(1, 2)).transpose(0, 1).contiguous()
-        self.by_head[t], self.shares[t] = by_head, scores.softmax(dim=0)  # (keys, N, queries)
-        of_heads = torch.bmm(self.shares[t].permute(1, 2, 0), value)
-        of_heads = of_heads.view(self.extent.batch, self.heads, self.extent.agents, -1)
-        attended.view(*self._shape()).copy_(of_heads.transpose(1, 2))
-
-    def _attend_back(self, t: int, g: Tensor, of_input: Tensor) -> None:
-        if self.alone:
-            of_input[:, : 2 * self.width].zero_()
-            of_input[:, 2 * self.width :].copy_(g)
-            return
-        of_heads = g.view(*self._shape()).transpose(1, 2).flatten(0, 1)
-        shares, gradients = self.shares[t], torch.empty_like(self.by_head[t])
-        (query, key, value), (of_query, of_key, of_value) = self.by_head[t].unbind(), gradients.unbind()
-        torch.bmm(shares.transpose(0, 1), of_heads, out=of_value)
-        of_shares = torch.bmm(value, of_heads.transpose(1, 2)).transpose(0, 1).contiguous()
-        of_scores = softmax_gradient(of_shares, shares, 0, shares.dtype).transpose(0, 1)
-        torch.bmm(of_scores, query, out=of_key)
-        torch.bmm(of_scores.transpose(1, 2), key, out=of_query)
-        by_part = gradients.view(3, self.extent.batch, self.heads, self.extent.agents, -1)
-        of_input.view(*self._shape(3)).copy_(by_part.permute(1, 3, 0, 2, 4))
-
-    def _shape(self, *parts: int) -> tuple[int, ...]:
-        return (self.extent.batch, self.extent.agents, *parts, self.heads, self.width // self.heads)
-
 
 class Fusion:
-    """``layers.AgentFusion``, the gain of its last norm taken into what reads it."""
+    """``layers.AgentFusion``, with the gain and bias of its last norm in the weights of what reads it."""
 
     def __init__(self, extent: Extent, weights: Weights, layers: int, heads: int, alone: bool) -> None:
         self.project = Linear(extent, weights, bias=False)
         self.of_agents = next(weights)  # (agents, width)
-        row = self.of_agents[0]
-        self.layers = [FusionLayer(extent, weights, row, heads, alone) for _ in range(layers)]
-        self.norm = bare_norm(extent, row)
+        width = self.of_agents.shape[1]
+        self.layers = [FusionLayer(extent, weights, width, heads, alone) for _ in range(layers)]
+        self.norm = AddNorm(extent, width)
+        self.rows = extent.rows
 
-    def forward(self, t: int) -> Tensor:
-        x = (self.project.forward(t).unflatten(0, (-1, len(self.of_agents))) + self.of_agents).flatten(0, 1)
+    def forward(self, t: int, into: Tensor) -> None:
+        x, y = self.of_agents, self.project.forward(t)
         for layer in self.layers:
-            x = layer.forward(t, x)
-        return self.norm.forward(t, x)
+            x, y = layer.forward(t, x, y)
+        self.norm.forward(t, x, y, into)
 
-    def backward(self, t: int, g: Tensor) -> Tensor:
-        g = self.norm.backward(t, g)
+    def backward(self, t: int, of_normed: Tensor) -> Tensor:
+        """The gradient of what is projected, from that of the norm (R, width)."""
+        adding = [self.project, *(layer.narrow for layer in self.layers)]
+        g = torch.zeros(self.rows, self.of_agents.shape[1])
+        self.norm.backward(t, of_normed, g, adding.pop().of_outputs[t])
         for layer in reversed(self.layers):
-            g = layer.backward(t, g)
-        self.project.of_outputs[t].copy_(g)
+            layer.backward(t, g, adding.pop().of_outputs[t])
         return self.project.backward(t)
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         yield from self.project.gradients(steps)
-        by_agent = self.project.all_of_outputs[:steps].reshape(-1, *self.of_agents.shape)
-        yield by_agent.sum(dim=0).to(self.of_agents.dtype)
+        yield self.project.all_of_outputs[:steps].reshape(-1, *self.of_agents.shape).sum(dim=0).float()
         for layer in self.layers:
             yield from layer.gradients(steps)
 
@@ -208,24 +180,32 @@ class Head:
 
     def __init__(self, extent: Extent, weights: Weights) -> None:
         self.hidden = Linear(extent, weights)
-        self.norm = Norm(extent, next(weights), next(weights))
+        self.gain, self.bias = next(weights), next(weights)
         self.out = Linear(extent, weights)
-        self.normed: list[Tensor] = [torch.empty(0)] * extent.steps
-        self.of_normed = self.normed.copy()
+        self.rows, self.width, self.kernels = extent.rows, len(self.gain), extent.kernels
+        self.means, self.scales = (extent.room(extent.rows).unbind() for _ in range(2))
+        self.seen = [torch.empty(0)] * extent.steps
+        self.of_norm = torch.zeros(2, SHARES, self.width)  # parts of the gradients of gain and bias
 
     def forward(self, t: int) -> Tensor:
-        self.normed[t] = self.norm.forward(t, self.hidden.forward(t).to(self.out.kind))
-        self.out.inputs[t].copy_(F.silu(self.normed[t]))
-        return self.out.forward(t).to(self.out.kind)
+        self.seen[t] = self.hidden.forward(t)
+        statistics = (self.means[t], self.scales[t])
+        sizes = (self.rows, self.width)
+        self.kernels.norm_silu(self.seen[t], self.gain, self.bias, self.out.inputs[t], *statistics, *sizes)
+        return self.out.forward(t)
 
     def backward(self, t: int) -> Tensor:
-        g = self.of_normed[t] = silu_gradient(self.out.backward(t).to(self.out.kind), self.normed[t])
-        self.hidden.of_outputs[t].copy_(self.norm.backward(t, g))
+        """The gradient of what it reads, from that of its output, which ``out.of_outputs[t]`` has."""
+        seen = (self.seen[t], self.gain, self.bias, self.means[t], self.scales[t])
+        sizes = (SHARES, self.rows, self.width)
+        self.kernels.norm_silu_back(
+            self.out.backward(t), *seen, self.hidden.of_outputs[t], self.of_norm, *sizes
+        )
         return self.hidden.backward(t)
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         yield from self.hidden.gradients(steps)
-        yield from self.norm.gradients(steps, self.of_normed)
+        yield from self.of_norm.sum(dim=1)
         yield from self.out.gradients(steps)
 
 
@@ -234,36 +214,23 @@ class Cell:
 
     def __init__(self, extent: Extent, weights: Weights) -> None:
         self.of_input, self.of_state = Linear(extent, weights), Linear(extent, weights)
-        self.width, kind = self.of_state.weight.shape[1], self.of_state.kind
-        kept = torch.empty(4, extent.steps, extent.rows, self.width, dtype=kind)
-        self.r, self.z, self.n, self.recalled = kept
-        self.factors = torch.empty(0)  # of the gradients of r, z, n before the sigmoid, (steps, R, 3, width)
+        self.sizes = (extent.rows, self.of_state.weight.shape[1])
+        self.kept = extent.room(extent.rows, 4, self.sizes[1]).unbind()
+        self.kernels = extent.kernels
 
     def forward(self, t: int, h: Tensor) -> Tensor:
+        """The state (R, width) after ``h``."""
         self.of_state.inputs[t].copy_(h)
-        r, z, n, recalled = self.r[t], self.z[t], self.n[t], self.recalled[t]
-        from_input = self.of_input.forward(t).chunk(3, dim=-1)
-        from_state = self.of_state.forward(t).chunk(3, dim=-1)
-        r.copy_(from_input[0]).add_(from_state[0]).sigmoid_()
-        z.copy_(from_input[1]).add_(from_state[1]).sigmoid_()
-        n.copy_(from_input[2]).addcmul_(r, recalled.copy_(from_state[2])).sigmoid_().mul_(2).sub_(1)
-        return torch.lerp(n, h, z)
+        after = torch.empty_like(h)
+        by_both = (self.of_input.forward(t), self.of_state.forward(t))
+        self.kernels.gru(*by_both, h, after, self.kept[t], *self.sizes)
+        return after
 
-    def prepare(self, states: Tensor) -> None:
-        """Before going back: ``states`` (steps, R, width) is what the steps began with."""
-        r, z, n = self.r, self.z, self.n
-        of_n = (1 - z) * (1 - n.square()) / 2
-        of_z = (states - n) * z * (1 - z)
-        of_r = of_n * self.recalled * r * (1 - r)
-        self.factors = torch.stack([of_r, of_z, of_n], dim=2)
-
-    def backward(self, t: int, g: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of input and state from ``g``, that of the state after the step."""
-        of_input, of_state = self.of_input.of_outputs[t], self.of_state.of_outputs[t]
-        torch.mul(self.factors[t], g.unsqueeze(1), out=of_input.view(-1, 3, self.width))
-        of_state[:, : 2 * self.width].copy_(of_input[:, : 2 * self.width])
-        torch.mul(of_input[:, 2 * self.width :], self.r[t], out=of_state[:, 2 * self.width :])
-        return self.of_input.backward(t), (g * self.z[t]).add_(self.of_state.backward(t))
+    def backward(self, t: int, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of input and state ``h`` from ``g``, that of the state after it."""
+        of_h, of_both = torch.empty_like(h), (self.of_input.of_outputs[t], self.of_state.of_outputs[t])
+        self.kernels.gru_back(g, h, self.kept[t], *of_both, of_h, *self.sizes)
+        return self.of_input.backward(t), of_h.add_(self.of_state.backward(t))
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         yield from self.of_input.gradients(steps)

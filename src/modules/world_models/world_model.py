@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import kernels
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, mlp
 from modules.world_models.scan import Play, scan
@@ -149,7 +150,7 @@ class WorldModel(nn.Module):
             (~is_first.T.contiguous()).to(obs.dtype)[:, :, None, None],
             torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device),
         )
-        by_hand = self.by_hand and obs.device.type == "cpu" and torch.is_grad_enabled()
+        by_hand = self.by_hand and obs.device.type == "cpu" and kernels.available()
         h, z, posterior = scan(self, play) if by_hand else self._scan(play)
         return LatentState(h, z), posterior
 

@@ -1,0 +1,133 @@
+"""Kernels of our own for a CPU: what torch would do in several passes between two matrix products.
+
+``kernels.cpp`` says what each of them does. They are compiled when a process first needs them, and kept in
+``.cache/kernels``. Where that can't be done, all is made of torch's own operations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("marl.kernels")
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+KEPT_IN = Path(__file__).resolve().parents[2] / ".cache" / "kernels"
+
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+# Sums may be taken in any order; but what is not a number must stay so.
+FLAGS += ["-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"]
+if platform.machine() == "x86_64":
+    FLAGS += ["-mprefer-vector-width=512"]
+
+# What each takes: tensors of float32 (f) and of what products multiply (F), integers (n), a number (x).
+SIGNATURES = {
+    "add_norm": "fnFfFffnn",
+    "add_norm_back": "FffffFnn",
+    "norm_silu": "FffFffnn",
+    "norm_silu_back": "FFffffFfnnn",
+    "silu": "FFn",
+    "silu_back": "FFFn",
+    "attend": "FFfnnnn",
+    "attend_back": "FFfFnnnn",
+    "draw": "FfffFxnnn",
+    "draw_back": "FnFfffFxnnn",
+    "gru": "FFfffnn",
+    "gru_back": "fffFFfnn",
+}
+
+Kernels = SimpleNamespace  # of functions with the names and arguments that they have in the source
+
+
+@cache
+def available() -> bool:
+    """Whether there are kernels on this machine; a warning says why if there are none."""
+    try:
+        of(torch.float32)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        log.warning(
+            "Learning on this CPU takes up to twice as long as it could: %s can't be compiled (%s). Install a "
+            "C++ compiler with OpenMP, such as g++, or name one in CXX.",
+            SOURCE.name,
+            reason.strip().partition("\n")[0],
+        )
+        return False
+    return True
+
+
+@cache
+def of(factors: torch.dtype) -> Kernels:
+    """The kernels for products of float32 or bfloat16.
+
+    Raises:
+        OSError, subprocess.CalledProcessError: they can't be compiled.
+    """
+    library = ctypes.CDLL(str(_compiled(["-DROUNDED"] if factors == torch.bfloat16 else [])))
+    return Kernels(**{name: _caller(library[name], takes, factors) for name, takes in SIGNATURES.items()})
+
+
+def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[..., None]:
+    """A C function that is called with tensors.
+
+    These are looked at first: what reads or writes beside a tensor's numbers gives no error.
+    """
+
+    def address_of(kind: torch.dtype) -> Callable[[Tensor], int]:
+        def address(tensor: Tensor) -> int:
+            if tensor.dtype != kind or not tensor.is_contiguous():
+                raise TypeError(f"a contiguous tensor of {kind} was expected, not {tensor.dtype}.")
+            return tensor.data_ptr()
+
+        return address
+
+    takes: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+        "f": (ctypes.c_void_p, address_of(torch.float32)),
+        "F": (ctypes.c_void_p, address_of(factors)),
+        "n": (ctypes.c_int64, int),
+        "x": (ctypes.c_float, float),
+    }
+    function.argtypes, converters = zip(*(takes[kind] for kind in signature), strict=True)
+    function.restype = None
+
+    def call(*arguments: Tensor | float) -> None:
+        function(*[convert(x) for convert, x in zip(converters, arguments, strict=True)])
+
+    return call
+
+
+def _compiled(options: list[str]) -> Path:
+    """The library of this source, these options and this kind of processor."""
+    command = [os.environ.get("CXX", "c++"), *FLAGS, *options, str(SOURCE)]
+    of_all = hashlib.sha256("\n".join([*command, SOURCE.read_text(), _processor()]).encode()).hexdigest()
+    library = KEPT_IN / f"{of_all[:16]}.so"
+    if not library.exists():
+        KEPT_IN.mkdir(parents=True, exist_ok=True)
+        # Moved into its place when it is done: others may compile the same, or look for it.
+        with TemporaryDirectory(dir=KEPT_IN) as folder:
+            new = Path(folder) / library.name
+            subprocess.run([*command, "-o", str(new)], check=True, capture_output=True, text=True)
+            new.rename(library)
+    return library
+
+
+def _processor() -> str:
+    """What tells processors apart that can't run the same code: a cache may be shared among machines."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor()
+    described = ("model name", "flags", "CPU part", "Features")
+    return "\n".join(sorted({line for line in cpuinfo.read_text().splitlines() if line.startswith(described)}))

@@ -1,0 +1,409 @@
+// Operations between matrix products, each in one pass over its rows, where torch would make several.
+//
+// F is the type of what products read and give: float, or bfloat16 where it is compiled with -DROUNDED. All
+// else is float, and so are all sums. Matrices lie row by row without gaps. Rows are shared among OpenMP's
+// threads, always in the same way, so that the same call gives the same bits. `..._back` has the gradients.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+using i64 = std::int64_t;
+
+template <typename To, typename From>
+inline To bits_of(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+#ifdef ROUNDED
+struct F {
+    std::uint16_t bits;
+};
+inline float wide(F x) { return bits_of<float>(static_cast<std::uint32_t>(x.bits) << 16); }
+// To the nearest, in a tie to the even one; what is not a number stays so.
+inline void put(F& to, float x) {
+    auto bits = bits_of<std::uint32_t>(x);
+    to.bits = static_cast<std::uint16_t>(x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+#else
+using F = float;
+inline float wide(F x) { return x; }
+inline void put(F& to, float x) { to = x; }
+#endif
+
+// e^x to 1e-7 of itself: a power of two, and a polynomial (Cephes' expf) for what is left.
+inline float exponential(float x) {
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    float n = std::nearbyint(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * bits_of<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n) + 127) << 23);
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+inline float silu_slope(float x) {
+    float share = sigmoid(x);
+    return share * (1.0f + x * (1.0f - share));
+}
+
+constexpr float EPSILON = 1e-5f;  // torch's, of a layer norm
+
+}  // namespace
+
+extern "C" {
+
+// total = x + y (rows, width), and the layer norm of it without gain and bias, its mean and scale (rows). Of x
+// there are `repeat` rows, which come again and again.
+void add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, float* mean, float* scale,
+              i64 rows, i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; ++row) {
+        const float* a = x + row % repeat * width;
+        const F* b = y + row * width;
+        float* t = total + row * width;
+        F* out = normed + row * width;
+        float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+        for (i64 i = 0; i < width; ++i) sum += t[i] = a[i] + wide(b[i]);
+        float m = sum / width;
+#pragma omp simd reduction(+ : squares)
+        for (i64 i = 0; i < width; ++i) squares += (t[i] - m) * (t[i] - m);
+        float s = 1.0f / std::sqrt(squares / width + EPSILON);
+#pragma omp simd
+        for (i64 i = 0; i < width; ++i) put(out[i], (t[i] - m) * s);
+        mean[row] = m;
+        scale[row] = s;
+    }
+}
+
+// Adds to g, the gradient of the total by others, that by its norm; `rounded` gets the sum, too.
+void add_norm_back(const F* of_normed, const float* total, const float* mean, const float* scale, float* g,
+                   F* rounded, i64 rows, i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; ++row) {
+        const F* d = of_normed + row * width;
+        const float* x = total + row * width;
+        float* sum = g + row * width;
+        F* out = rounded + row * width;
+        float m = mean[row], s = scale[row], all = 0, along = 0;
+#pragma omp simd reduction(+ : all, along)
+        for (i64 i = 0; i < width; ++i) {
+            all += wide(d[i]);
+            along += wide(d[i]) * (x[i] - m);
+        }
+        float shift = all / width, slope = along * s * s / width;
+#pragma omp simd
+        for (i64 i = 0; i < width; ++i) {
+            sum[i] += s * (wide(d[i]) - shift - (x[i] - m) * slope);
+            put(out[i], sum[i]);
+        }
+    }
+}
+
+// SiLU of the layer norm of x (rows, width) with gain and bias (width); keeps the norm's mean and scale (rows).
+void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* mean, float* scale, i64 rows,
+               i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; ++row) {
+        const F* a = x + row * width;
+        F* o = out + row * width;
+        float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+        for (i64 i = 0; i < width; ++i) sum += wide(a[i]);
+        float m = sum / width;
+#pragma omp simd reduction(+ : squares)
+        for (i64 i = 0; i < width; ++i) squares += (wide(a[i]) - m) * (wide(a[i]) - m);
+        float s = 1.0f / std::sqrt(squares / width + EPSILON);
+#pragma omp simd
+        for (i64 i = 0; i < width; ++i) {
+            float v = (wide(a[i]) - m) * s * gain[i] + bias[i];
+            put(o[i], v * sigmoid(v));
+        }
+        mean[row] = m;
+        scale[row] = s;
+    }
+}
+
+// The gradient of x. Those of gain and bias are added to `parts` (2, shares, width): each of `shares` equal
+// shares of the rows has its own sum, so that it doesn't depend on threads.
+void norm_silu_back(const F* of_out, const F* x, const float* gain, const float* bias, const float* mean,
+                    const float* scale, F* of_x, float* parts, i64 shares, i64 rows, i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 share = 0; share < shares; ++share) {
+        std::vector<float> of_normed(width);
+        float *d = of_normed.data(), *of_gain = parts + share * width, *of_bias = of_gain + shares * width;
+        for (i64 row = rows * share / shares; row < rows * (share + 1) / shares; ++row) {
+            const F *g = of_out + row * width, *a = x + row * width;
+            F* out = of_x + row * width;
+            float m = mean[row], s = scale[row], all = 0, along = 0;
+#pragma omp simd reduction(+ : all, along)
+            for (i64 i = 0; i < width; ++i) {
+                float n = (wide(a[i]) - m) * s;
+                float of_v = wide(g[i]) * silu_slope(n * gain[i] + bias[i]);
+                of_gain[i] += of_v * n;
+                of_bias[i] += of_v;
+                d[i] = of_v * gain[i];
+                all += d[i];
+                along += d[i] * n;
+            }
+            float shift = all / width, slope = along * s / width;
+#pragma omp simd
+            for (i64 i = 0; i < width; ++i) put(out[i], s * (d[i] - shift - (wide(a[i]) - m) * slope));
+        }
+    }
+}
+
+void silu(const F* x, F* out, i64 size) {
+#pragma omp parallel for simd schedule(static)
+    for (i64 i = 0; i < size; ++i) {
+        float v = wide(x[i]);
+        put(out[i], v * sigmoid(v));
+    }
+}
+
+void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
+#pragma omp parallel for simd schedule(static)
+    for (i64 i = 0; i < size; ++i) put(of_x[i], wide(of_out[i]) * silu_slope(wide(x[i])));
+}
+
+// Each agent's attention to all agents of its group, by heads of `size` numbers. A row has 3 x heads x size
+// queries (scaled before), keys and values, a row of `attended` heads x size; keeps all shares of attention
+// (groups, heads, agents, agents), of which each last row adds up to one.
+void attend(const F* query_key_value, F* attended, float* shares, i64 groups, i64 agents, i64 heads,
+            i64 size) {
+    i64 width = heads * size, all = agents * size;
+#pragma omp parallel
+    {
+        std::vector<float> scratch(3 * all);
+        float *q = scratch.data(), *k = q + all, *v = k + all;
+#pragma omp for schedule(static)
+        for (i64 at = 0; at < groups * heads; ++at) {
+            i64 first = at / heads * agents, head = at % heads;
+            for (i64 i = 0; i < agents; ++i)
+                for (i64 part = 0; part < 3; ++part) {
+                    const F* from = query_key_value + (first + i) * 3 * width + part * width + head * size;
+                    float* to = q + part * all + i * size;
+#pragma omp simd
+                    for (i64 c = 0; c < size; ++c) to[c] = wide(from[c]);
+                }
+            for (i64 i = 0; i < agents; ++i) {
+                float *p = shares + (at * agents + i) * agents, largest = -INFINITY, sum = 0;
+                for (i64 j = 0; j < agents; ++j) {
+                    float score = 0;
+#pragma omp simd reduction(+ : score)
+                    for (i64 c = 0; c < size; ++c) score += q[i * size + c] * k[j * size + c];
+                    p[j] = score;
+                    largest = score > largest ? score : largest;
+                }
+                for (i64 j = 0; j < agents; ++j) sum += p[j] = exponential(p[j] - largest);
+                for (i64 j = 0; j < agents; ++j) p[j] /= sum;
+                float* out = q + i * size;  // nobody needs this query any more
+                for (i64 c = 0; c < size; ++c) out[c] = 0;
+                for (i64 j = 0; j < agents; ++j)
+#pragma omp simd
+                    for (i64 c = 0; c < size; ++c) out[c] += p[j] * v[j * size + c];
+                F* to = attended + (first + i) * width + head * size;
+#pragma omp simd
+                for (i64 c = 0; c < size; ++c) put(to[c], out[c]);
+            }
+        }
+    }
+}
+
+void attend_back(const F* of_attended, const F* query_key_value, const float* shares, F* of_input, i64 groups,
+                 i64 agents, i64 heads, i64 size) {
+    i64 width = heads * size, all = agents * size;
+#pragma omp parallel
+    {
+        std::vector<float> scratch(7 * all + agents);
+        float *q = scratch.data(), *k = q + all, *v = k + all, *g = v + all;
+        float *of_q = g + all, *of_k = of_q + all, *of_v = of_k + all, *of_p = of_v + all;
+#pragma omp for schedule(static)
+        for (i64 at = 0; at < groups * heads; ++at) {
+            i64 first = at / heads * agents, head = at % heads;
+            for (i64 i = 0; i < agents; ++i) {
+                for (i64 part = 0; part < 3; ++part) {
+                    const F* from = query_key_value + (first + i) * 3 * width + part * width + head * size;
+                    float* to = q + part * all + i * size;
+#pragma omp simd
+                    for (i64 c = 0; c < size; ++c) to[c] = wide(from[c]);
+                }
+                const F* from = of_attended + (first + i) * width + head * size;
+#pragma omp simd
+                for (i64 c = 0; c < size; ++c) g[i * size + c] = wide(from[c]);
+            }
+            for (i64 c = 0; c < 3 * all; ++c) of_q[c] = 0;
+            for (i64 i = 0; i < agents; ++i) {
+                const float *p = shares + (at * agents + i) * agents, *gi = g + i * size;
+                float mean = 0;
+                for (i64 j = 0; j < agents; ++j) {
+                    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+                    for (i64 c = 0; c < size; ++c) sum += gi[c] * v[j * size + c];
+                    of_p[j] = sum;
+                    mean += p[j] * sum;
+                }
+                for (i64 j = 0; j < agents; ++j) {
+                    float of_score = p[j] * (of_p[j] - mean);
+#pragma omp simd
+                    for (i64 c = 0; c < size; ++c) {
+                        of_v[j * size + c] += p[j] * gi[c];
+                        of_q[i * size + c] += of_score * k[j * size + c];
+                        of_k[j * size + c] += of_score * q[i * size + c];
+                    }
+                }
+            }
+            for (i64 i = 0; i < agents; ++i)
+                for (i64 part = 0; part < 3; ++part) {
+                    F* to = of_input + (first + i) * 3 * width + part * width + head * size;
+                    const float* from = of_q + part * all + i * size;
+#pragma omp simd
+                    for (i64 c = 0; c < size; ++c) put(to[c], from[c]);
+                }
+        }
+    }
+}
+
+// Probabilities (rows, classes, groups) from logits, a share `mix` of the uniform distribution among them, and
+// a one-hot draw from them by `uniforms` (rows, groups), with `living` (rows) in the place of one.
+void draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn, float mix,
+          i64 rows, i64 classes, i64 groups) {
+#pragma omp parallel
+    {
+        std::vector<float> scratch(3 * groups);
+        float *largest = scratch.data(), *sum = largest + groups, *before = sum + groups;
+#pragma omp for schedule(static)
+        for (i64 row = 0; row < rows; ++row) {
+            const F* l = logits + row * classes * groups;
+            const float* u = uniforms + row * groups;
+            float *p = probs + row * classes * groups, alive = living[row], share = mix / classes;
+            F* z = drawn + row * classes * groups;
+#pragma omp simd
+            for (i64 g = 0; g < groups; ++g) largest[g] = wide(l[g]), sum[g] = 0;
+            for (i64 c = 1; c < classes; ++c)
+#pragma omp simd
+                for (i64 g = 0; g < groups; ++g) {
+                    float x = wide(l[c * groups + g]);
+                    largest[g] = x > largest[g] ? x : largest[g];
+                }
+            for (i64 c = 0; c < classes; ++c)
+#pragma omp simd
+                for (i64 g = 0; g < groups; ++g)
+                    sum[g] += p[c * groups + g] = exponential(wide(l[c * groups + g]) - largest[g]);
+            float* factor = largest;
+#pragma omp simd
+            for (i64 g = 0; g < groups; ++g) factor[g] = (1.0f - mix) / sum[g], sum[g] = 0, before[g] = 1.0f;
+            for (i64 c = 0; c < classes; ++c) {
+                bool last = c + 1 == classes;  // rounding can leave the sum of all below the uniform number
+#pragma omp simd
+                for (i64 g = 0; g < groups; ++g) {
+                    float x = share + factor[g] * p[c * groups + g];
+                    p[c * groups + g] = x;
+                    sum[g] += x;
+                    float passed = !last && sum[g] <= u[g] ? 1.0f : 0.0f;
+                    put(z[c * groups + g], (before[g] - passed) * alive);
+                    before[g] = passed;
+                }
+            }
+        }
+    }
+}
+
+// The gradient of logits from that of the probabilities, and from that of the draw, straight through it. The
+// latter is a sum of two: the first `classes * groups` numbers of rows of `stride` (0: there are none), and
+// `of_drawn`.
+void draw_back(const F* of_input, i64 stride, const F* of_drawn, const float* of_probs, const float* probs,
+               const float* living, F* of_logits, float mix, i64 rows, i64 classes, i64 groups) {
+    i64 size = classes * groups;
+#pragma omp parallel
+    {
+        std::vector<float> scratch(size + groups);
+        float *d = scratch.data(), *mean = d + size;
+#pragma omp for schedule(static)
+        for (i64 row = 0; row < rows; ++row) {
+            const F *one = of_input + row * stride, *other = of_drawn + row * size;
+            const float *p = probs + row * size, *of_p = of_probs + row * size;
+            F* out = of_logits + row * size;
+            float alive = living[row], share = mix / classes, kept = 1.0f - mix;
+#pragma omp simd
+            for (i64 i = 0; i < size; ++i) d[i] = wide(other[i]);
+            if (stride)
+#pragma omp simd
+                for (i64 i = 0; i < size; ++i) d[i] += wide(one[i]);
+            for (i64 g = 0; g < groups; ++g) mean[g] = 0;
+            for (i64 c = 0; c < classes; ++c)
+#pragma omp simd
+                for (i64 g = 0; g < groups; ++g) {
+                    i64 i = c * groups + g;
+                    d[i] = of_p[i] + alive * d[i];
+                    mean[g] += (p[i] - share) * d[i];  // `kept` times the softmax times d
+                }
+            for (i64 g = 0; g < groups; ++g) mean[g] = kept > 0 ? mean[g] / kept : 0;
+            for (i64 c = 0; c < classes; ++c)
+#pragma omp simd
+                for (i64 g = 0; g < groups; ++g) {
+                    i64 i = c * groups + g;
+                    put(out[i], (p[i] - share) * (d[i] - mean[g]));
+                }
+        }
+    }
+}
+
+// A GRU's step (modules/gru.py has the formulas) from what input and state (rows, 3, width) give to r, z and
+// twice n. Keeps r, z, n and what the state gives to n (rows, 4, width).
+void gru(const F* by_input, const F* by_state, const float* h, float* after, float* kept, i64 rows,
+         i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; ++row) {
+        const F *a = by_input + row * 3 * width, *b = by_state + row * 3 * width;
+        const float* before = h + row * width;
+        float *out = after + row * width, *k = kept + row * 4 * width;
+#pragma omp simd
+        for (i64 i = 0; i < width; ++i) {
+            float recalled = wide(b[2 * width + i]);
+            float r = sigmoid(wide(a[i]) + wide(b[i]));
+            float z = sigmoid(wide(a[width + i]) + wide(b[width + i]));
+            float n = 2.0f * sigmoid(wide(a[2 * width + i]) + r * recalled) - 1.0f;
+            k[i] = r, k[width + i] = z, k[2 * width + i] = n, k[3 * width + i] = recalled;
+            out[i] = n + z * (before[i] - n);
+        }
+    }
+}
+
+// From g, the gradient of the state after a step: those of the two inputs, and of the state before but for
+// what its product passes on.
+void gru_back(const float* g, const float* h, const float* kept, F* of_input, F* of_state, float* of_h,
+              i64 rows, i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; ++row) {
+        const float *d = g + row * width, *before = h + row * width, *k = kept + row * 4 * width;
+        F *a = of_input + row * 3 * width, *b = of_state + row * 3 * width;
+        float* out = of_h + row * width;
+#pragma omp simd
+        for (i64 i = 0; i < width; ++i) {
+            float r = k[i], z = k[width + i], n = k[2 * width + i], recalled = k[3 * width + i];
+            float of_n = d[i] * (1.0f - z) * (1.0f - n * n) * 0.5f;
+            float of_z = d[i] * (before[i] - n) * z * (1.0f - z);
+            float of_r = of_n * recalled * r * (1.0f - r);
+            put(a[i], of_r), put(a[width + i], of_z), put(a[2 * width + i], of_n);
+            put(b[i], of_r), put(b[width + i], of_z), put(b[2 * width + i], of_n * r);
+            out[i] = d[i] * z;
+        }
+    }
+}
+
+}  // extern "C"
