@@ -45,6 +45,8 @@ SIGNATURES = {
     "attend_back": "FFfFnnnn",
     "draw": "FfffFxnnn",
     "draw_back": "FnFfffFxnnn",
+    "kl": "fFfxnnn",
+    "kl_back": "ffFfFxxnnn",
     "gru": "FFfffnn",
     "gru_back": "fffFFfnn",
 }
@@ -67,6 +69,12 @@ def available() -> bool:
         )
         return False
     return True
+
+
+def serve(x: Tensor) -> bool:
+    """Whether kernels can take ``x``, made by a product or to be its factor."""
+    known = x.dtype in (torch.float32, torch.bfloat16)
+    return known and x.device.type == "cpu" and not torch.compiler.is_compiling() and available()
 
 
 @cache

@@ -60,6 +60,67 @@ inline float silu_slope(float x) {
     return share * (1.0f + x * (1.0f - share));
 }
 
+// ln x to 1e-7, for x that are no denormals: its exponent, and a polynomial (Cephes' logf) for what is left.
+inline float logarithm(float x) {
+    auto bits = bits_of<std::int32_t>(x) - 0x3f3504f3;  // of sqrt(1/2)
+    float exponent = static_cast<float>(bits >> 23);
+    float m = bits_of<float>((bits & 0x007fffff) + 0x3f3504f3) - 1.0f;
+    float p = 7.0376836292e-2f;
+    p = p * m - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    p = p * m * m * m - 2.12194440e-4f * exponent - 0.5f * m * m;
+    float y = m + p + 0.693359375f * exponent;
+    return x != x ? x : y;
+}
+
+// Probabilities (classes, groups) from logits, a share `mix` of the uniform distribution among them; `scratch`
+// has room for two numbers of each group.
+inline void mixed_softmax(const F* logits, float* probs, float mix, i64 classes, i64 groups, float* scratch) {
+    float *largest = scratch, *sum = scratch + groups, share = mix / classes;
+#pragma omp simd
+    for (i64 g = 0; g < groups; ++g) largest[g] = wide(logits[g]), sum[g] = 0;
+    for (i64 c = 1; c < classes; ++c)
+#pragma omp simd
+        for (i64 g = 0; g < groups; ++g) {
+            float x = wide(logits[c * groups + g]);
+            largest[g] = x > largest[g] ? x : largest[g];
+        }
+    for (i64 c = 0; c < classes; ++c)
+#pragma omp simd
+        for (i64 g = 0; g < groups; ++g)
+            sum[g] += probs[c * groups + g] = exponential(wide(logits[c * groups + g]) - largest[g]);
+#pragma omp simd
+    for (i64 g = 0; g < groups; ++g) sum[g] = (1.0f - mix) / sum[g];
+    for (i64 c = 0; c < classes; ++c)
+#pragma omp simd
+        for (i64 g = 0; g < groups; ++g) probs[c * groups + g] = share + sum[g] * probs[c * groups + g];
+}
+
+// The gradient of those logits from `of_probs` (classes, groups).
+inline void mixed_softmax_back(const float* of_probs, const float* probs, F* of_logits, float mix, i64 classes,
+                               i64 groups, float* mean) {
+    float share = mix / classes, kept = 1.0f - mix;
+    for (i64 g = 0; g < groups; ++g) mean[g] = 0;
+    for (i64 c = 0; c < classes; ++c)
+#pragma omp simd
+        for (i64 g = 0; g < groups; ++g)
+            mean[g] += (probs[c * groups + g] - share) * of_probs[c * groups + g];
+    for (i64 g = 0; g < groups; ++g) mean[g] = kept > 0 ? mean[g] / kept : 0;
+    for (i64 c = 0; c < classes; ++c)
+#pragma omp simd
+        for (i64 g = 0; g < groups; ++g) {
+            i64 i = c * groups + g;
+            put(of_logits[i], (probs[i] - share) * (of_probs[i] - mean[g]));
+        }
+}
+
+constexpr float TINY = 1.17549435e-38f;  // probabilities of zero count as this in a logarithm
 constexpr float EPSILON = 1e-5f;  // torch's, of a layer norm
 
 }  // namespace
@@ -284,36 +345,20 @@ void draw(const F* logits, const float* uniforms, const float* living, float* pr
           i64 rows, i64 classes, i64 groups) {
 #pragma omp parallel
     {
-        std::vector<float> scratch(3 * groups);
-        float *largest = scratch.data(), *sum = largest + groups, *before = sum + groups;
+        std::vector<float> scratch(2 * groups);
+        float *sum = scratch.data(), *before = sum + groups;
 #pragma omp for schedule(static)
         for (i64 row = 0; row < rows; ++row) {
-            const F* l = logits + row * classes * groups;
             const float* u = uniforms + row * groups;
-            float *p = probs + row * classes * groups, alive = living[row], share = mix / classes;
+            float *p = probs + row * classes * groups, alive = living[row];
             F* z = drawn + row * classes * groups;
-#pragma omp simd
-            for (i64 g = 0; g < groups; ++g) largest[g] = wide(l[g]), sum[g] = 0;
-            for (i64 c = 1; c < classes; ++c)
-#pragma omp simd
-                for (i64 g = 0; g < groups; ++g) {
-                    float x = wide(l[c * groups + g]);
-                    largest[g] = x > largest[g] ? x : largest[g];
-                }
-            for (i64 c = 0; c < classes; ++c)
-#pragma omp simd
-                for (i64 g = 0; g < groups; ++g)
-                    sum[g] += p[c * groups + g] = exponential(wide(l[c * groups + g]) - largest[g]);
-            float* factor = largest;
-#pragma omp simd
-            for (i64 g = 0; g < groups; ++g) factor[g] = (1.0f - mix) / sum[g], sum[g] = 0, before[g] = 1.0f;
+            mixed_softmax(logits + row * classes * groups, p, mix, classes, groups, scratch.data());
+            for (i64 g = 0; g < groups; ++g) sum[g] = 0, before[g] = 1.0f;
             for (i64 c = 0; c < classes; ++c) {
                 bool last = c + 1 == classes;  // rounding can leave the sum of all below the uniform number
 #pragma omp simd
                 for (i64 g = 0; g < groups; ++g) {
-                    float x = share + factor[g] * p[c * groups + g];
-                    p[c * groups + g] = x;
-                    sum[g] += x;
+                    sum[g] += p[c * groups + g];
                     float passed = !last && sum[g] <= u[g] ? 1.0f : 0.0f;
                     put(z[c * groups + g], (before[g] - passed) * alive);
                     before[g] = passed;
@@ -338,27 +383,62 @@ void draw_back(const F* of_input, i64 stride, const F* of_drawn, const float* of
             const F *one = of_input + row * stride, *other = of_drawn + row * size;
             const float *p = probs + row * size, *of_p = of_probs + row * size;
             F* out = of_logits + row * size;
-            float alive = living[row], share = mix / classes, kept = 1.0f - mix;
+            float alive = living[row];
 #pragma omp simd
             for (i64 i = 0; i < size; ++i) d[i] = wide(other[i]);
             if (stride)
 #pragma omp simd
                 for (i64 i = 0; i < size; ++i) d[i] += wide(one[i]);
-            for (i64 g = 0; g < groups; ++g) mean[g] = 0;
-            for (i64 c = 0; c < classes; ++c)
 #pragma omp simd
-                for (i64 g = 0; g < groups; ++g) {
-                    i64 i = c * groups + g;
-                    d[i] = of_p[i] + alive * d[i];
-                    mean[g] += (p[i] - share) * d[i];  // `kept` times the softmax times d
-                }
-            for (i64 g = 0; g < groups; ++g) mean[g] = kept > 0 ? mean[g] / kept : 0;
-            for (i64 c = 0; c < classes; ++c)
+            for (i64 i = 0; i < size; ++i) d[i] = of_p[i] + alive * d[i];
+            mixed_softmax_back(d, p, out, mix, classes, groups, mean);
+        }
+    }
+}
+
+// KL (rows) between probabilities and those that `logits` give, both (rows, classes, groups), in nats, summed
+// over the groups.
+void kl(const float* probs, const F* logits, float* divergence, float mix, i64 rows, i64 classes, i64 groups) {
+    i64 size = classes * groups;
+#pragma omp parallel
+    {
+        std::vector<float> scratch(size + 2 * groups);
+        float* q = scratch.data();
+#pragma omp for schedule(static)
+        for (i64 row = 0; row < rows; ++row) {
+            const float* p = probs + row * size;
+            mixed_softmax(logits + row * size, q, mix, classes, groups, q + size);
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (i64 i = 0; i < size; ++i) {
+                float x = p[i] < TINY ? TINY : p[i], y = q[i] < TINY ? TINY : q[i];
+                sum += x * logarithm(x / y);
+            }
+            divergence[row] = sum;
+        }
+    }
+}
+
+// Gradients of probabilities, times 1 - share, and of logits, times share.
+void kl_back(const float* of_divergence, const float* probs, const F* logits, float* of_probs, F* of_logits,
+             float mix, float share, i64 rows, i64 classes, i64 groups) {
+    i64 size = classes * groups;
+#pragma omp parallel
+    {
+        std::vector<float> scratch(2 * size + 2 * groups);
+        float *q = scratch.data(), *of_q = q + size, *sums = of_q + size;
+#pragma omp for schedule(static)
+        for (i64 row = 0; row < rows; ++row) {
+            const float* p = probs + row * size;
+            float *of_p = of_probs + row * size, d = of_divergence[row];
+            mixed_softmax(logits + row * size, q, mix, classes, groups, sums);
 #pragma omp simd
-                for (i64 g = 0; g < groups; ++g) {
-                    i64 i = c * groups + g;
-                    put(out[i], (p[i] - share) * (d[i] - mean[g]));
-                }
+            for (i64 i = 0; i < size; ++i) {
+                float x = p[i] < TINY ? TINY : p[i], y = q[i] < TINY ? TINY : q[i], ratio = x / y;
+                of_p[i] = p[i] < TINY ? 0.0f : d * (1.0f - share) * (logarithm(ratio) + 1.0f);
+                of_q[i] = q[i] < TINY ? 0.0f : -d * share * ratio;
+            }
+            mixed_softmax_back(of_q, q, of_logits + row * size, mix, classes, groups, sums);
         }
     }
 }

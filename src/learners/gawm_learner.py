@@ -114,7 +114,7 @@ class GAWMLearner:
             compiler = Compiler(self.compute)
             self.student.by_hand = False
             compiler.compile_methods(self.student, "_posterior", "_recur", "predict")
-            imagining = ("_posterior", "_recur", "_alive_logits", "prior", "sight")
+            imagining = ("_posterior", "_recur", "_alive_logits", "prior_logits", "sight")
             compiler.compile_methods(self.world_model, *imagining)
         self.trajectories = TrajectoryBuffer(
             config.replay_capacity,

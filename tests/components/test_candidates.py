@@ -45,7 +45,7 @@ def let_live(candidates: Candidates, log_odds: float) -> None:
 
 def make_moment(candidates: Candidates) -> tuple[Moment, Decision]:
     latents = candidates.model.latents
-    z = latents.draw(torch.full((N, N_AGENTS, latents.classes, latents.groups), 1 / latents.classes))
+    z = latents.draw(torch.zeros(N, N_AGENTS, latents.size), torch.ones(N, N_AGENTS))
     state = LatentState(torch.randn(N, N_AGENTS, candidates.model.width), z)
     avail = torch.ones(N, N_AGENTS, ACTIONS, dtype=torch.bool)
     hidden = torch.zeros(N, N_AGENTS, HIDDEN)
@@ -97,7 +97,7 @@ def test_candidates_are_samples_of_the_prior_after_the_joint_action(monkeypatch)
     assert torch.equal(living, living[:, :1].expand(-1, 400, -1))  # who lives is not chosen
     assert 0 < living[:, 0].sum() < living[:, 0].numel()
     shares = latents.mean(dim=1)[living[:, 0]]
-    assert (shares - candidates.model.prior(h).flatten(-2)[living[:, 0]]).abs().max() < 0.15
+    assert (shares - candidates.model.latents.probs(candidates.model.prior_logits(h)).flatten(-2)[living[:, 0]]).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("predictions", [1, 2, 6])

@@ -81,7 +81,7 @@ def reference(model: WorldModel, data: Trajectories) -> dict[str, float]:
                     found.setdefault("wm_action_loss", []).append(-odds[before].item())
                 if alive:
                     found.setdefault("wm_kl", []).append(
-                        kl(posteriors[b, t, i].tolist(), model.prior(h).tolist())
+                        kl(posteriors[b, t, i].tolist(), model.latents.probs(model.prior_logits(h)).tolist())
                     )
                     decoded = model.obs_head(features).tolist()
                     errors = [smooth_l1(x, y) for x, y in zip(decoded, obs, strict=True)]

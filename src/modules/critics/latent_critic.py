@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from modules.world_models.layers import mlp
+from modules.world_models.layers import NormSiLU, mlp
 from modules.world_models.symlog import TwoHot
 
 
@@ -17,7 +17,7 @@ class LatentCritic(nn.Module):
     def __init__(self, feature_size: int, width: int) -> None:
         super().__init__()
         self.two_hot = TwoHot()
-        self.agent_encoder = nn.Sequential(mlp(feature_size, width, width, 1), nn.LayerNorm(width), nn.SiLU())
+        self.agent_encoder = nn.Sequential(mlp(feature_size, width, width, 1), NormSiLU(width))
         self.value_head = mlp(width, width, len(self.two_hot.bins), 1)
         nn.init.zeros_(self.value_head[-1].weight)  # type: ignore[arg-type]  # start at a value of zero
         nn.init.zeros_(self.value_head[-1].bias)  # type: ignore[arg-type]

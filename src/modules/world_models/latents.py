@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+import kernels
+
 
 class CategoricalLatents(NamedTuple):
     """``groups`` independent categorical variables of ``classes`` values each, per agent.
@@ -59,24 +61,65 @@ class CategoricalLatents(NamedTuple):
         # Rounding can leave the last cumulative sum below the uniform number: clamp to the last class.
         return passed.clamp_max_(self.classes - 1).long()
 
-    def draw(self, probs: Tensor) -> Tensor:
-        """``sample`` with fresh random numbers."""
-        return self.sample(probs, torch.rand((*probs.shape[:-2], self.groups), device=probs.device))
+    def draw(self, logits: Tensor, living: Tensor) -> Tensor:
+        """A flat one-hot sample (..., size) of ``probs(logits)`` for the ``living`` (...) bool, zero for others.
 
-    def balanced_kl(self, posterior: Tensor, prior: Tensor, share: float) -> Tensor:
+        It has no gradients.
+        """
+        with torch.no_grad():
+            uniforms = torch.rand((*logits.shape[:-1], self.groups), device=logits.device)
+            if not kernels.serve(logits):
+                return self.sample(self.probs(logits), uniforms) * living.unsqueeze(-1)
+            logits = logits.contiguous()
+            probs, drawn = torch.empty_like(logits, dtype=torch.float32), torch.empty_like(logits)
+            sizes = (self.uniform_mix, living.numel(), self.classes, self.groups)
+            kernels.of(logits.dtype).draw(logits, uniforms, living.float().contiguous(), probs, drawn, *sizes)
+            return drawn
+
+    def balanced_kl(self, posterior: Tensor, prior_logits: Tensor, share: float) -> Tensor:
         """KL(posterior || prior) (...) in nats, summed over the groups.
 
         Its gradient to the prior is multiplied by ``share``, that to the posterior by what is left of 1.
 
         Args:
-            posterior, prior: (..., classes, groups) probabilities.
+            posterior: (..., classes, groups) probabilities.
+            prior_logits: (..., size).
             share: between 0 and 1.
         """
+        if kernels.serve(prior_logits):
+            both = (posterior.contiguous(), prior_logits.contiguous())
+            divergence: Tensor = _FusedKL.apply(*both, share, self)
+            return divergence
+        prior = self.probs(prior_logits)
         if self.uniform_mix == 0:  # then a probability may be zero
             tiny = torch.finfo(posterior.dtype).tiny
             posterior, prior = posterior.clamp_min(tiny), prior.clamp_min(tiny)
-        divergence: Tensor = _BalancedKL.apply(posterior, prior, share)
+        divergence = _BalancedKL.apply(posterior, prior, share)
         return divergence
+
+
+class _FusedKL(torch.autograd.Function):
+    """``_BalancedKL`` of a prior's logits by kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, posterior: Tensor, prior_logits: Tensor, share: float, latents: CategoricalLatents
+    ) -> Tensor:
+        divergence = posterior.new_empty(posterior.shape[:-2])
+        ctx.share, ctx.mix = share, latents.uniform_mix
+        ctx.sizes = (divergence.numel(), latents.classes, latents.groups)
+        ctx.save_for_backward(posterior, prior_logits)
+        kernels.of(prior_logits.dtype).kl(posterior, prior_logits, divergence, ctx.mix, *ctx.sizes)
+        return divergence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        posterior, prior_logits = ctx.saved_tensors
+        of_both = (torch.empty_like(posterior), torch.empty_like(prior_logits))
+        seen = (gradient.contiguous(), posterior, prior_logits)
+        kernels.of(prior_logits.dtype).kl_back(*seen, *of_both, ctx.mix, ctx.share, *ctx.sizes)
+        return *of_both, None, None
 
 
 class _BalancedKL(torch.autograd.Function):

@@ -1,17 +1,54 @@
 """Building blocks of the world models: multi-layer perceptrons and fusion over agents."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+import kernels
+
+SHARES = 32  # of all rows whose gradients of a norm's gain and bias are summed up one beside the other
 
 
 def mlp(input_size: int, width: int, output_size: int, layers: int) -> nn.Sequential:
     """``layers`` hidden layers of Linear, LayerNorm and SiLU, then a linear output."""
     parts: list[nn.Module] = []
     for _ in range(layers):
-        parts += [nn.Linear(input_size, width), nn.LayerNorm(width), nn.SiLU()]
+        parts += [nn.Linear(input_size, width), NormSiLU(width)]
         input_size = width
     return nn.Sequential(*parts, nn.Linear(input_size, output_size))
+
+
+class NormSiLU(nn.LayerNorm):
+    """SiLU of a layer norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width), on a CPU as its input is in any precision."""
+        if kernels.serve(x):
+            activated: Tensor = _NormSiLU.apply(x.contiguous(), self.weight, self.bias)
+            return activated
+        return F.silu(super().forward(x))
+
+
+class _NormSiLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        rows, width = x.numel() // len(gain), len(gain)
+        out, statistics = torch.empty_like(x), x.new_empty(2, rows, dtype=torch.float32)
+        kernels.of(x.dtype).norm_silu(x, gain, bias, out, *statistics, rows, width)
+        ctx.save_for_backward(x, gain, bias, statistics)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, ...]:
+        x, gain, bias, statistics = ctx.saved_tensors
+        of_x, of_norm = torch.empty_like(x), torch.zeros(2, SHARES, len(gain))
+        seen, sizes = (of_out.contiguous(), x, gain, bias, *statistics), (SHARES, *statistics[0].shape, len(gain))
+        kernels.of(x.dtype).norm_silu_back(*seen, of_x, of_norm, *sizes)
+        return of_x, *of_norm.sum(dim=1)
 
 
 class FusionLayer(nn.Module):

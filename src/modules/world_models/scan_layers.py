@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 import kernels
+from modules.world_models.layers import SHARES
 
 Weights = Iterator[Tensor]
-SHARES = 8  # of a step's rows whose gradients of gains are summed up one beside the other
 
 
 @dataclass(frozen=True)

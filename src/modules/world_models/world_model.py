@@ -172,12 +172,14 @@ class WorldModel(nn.Module):
 
     def perceive(self, obs: Tensor, h: Tensor) -> LatentState:
         """One step of ``observe``: observations (N, n, obs_size) at deterministic states (N, n, width)."""
-        drawn = self.latents.draw(self._posterior(self.embed(obs), h))
-        return LatentState(h, drawn * alive(obs).unsqueeze(-1))
+        posterior = self._posterior(self.embed(obs), h)
+        uniforms = torch.rand((*posterior.shape[:-2], self.latents.groups), device=obs.device)
+        return LatentState(h, self.latents.sample(posterior, uniforms) * alive(obs).unsqueeze(-1))
 
-    def prior(self, h: Tensor) -> Tensor:
-        """(..., n, width) deterministic states -> (..., n, classes, groups) prior probabilities."""
-        return self.latents.probs(self.prior_head(h))
+    def prior_logits(self, h: Tensor) -> Tensor:
+        """(..., n, width) deterministic states -> (..., n, latent size) logits of the prior."""
+        logits: Tensor = self.prior_head(h)
+        return logits
 
     def imagine(self, state: LatentState, actions: Tensor) -> LatentState:
         """One step ahead under joint actions, the latent drawn from the prior.
@@ -194,7 +196,7 @@ class WorldModel(nn.Module):
         Who is ``living`` (..., n) is drawn first where it isn't given.
         """
         living = self.draw_living(h) if living is None else living
-        return LatentState(h, self.latents.draw(self.prior(h)) * living.unsqueeze(-1))
+        return LatentState(h, self.latents.draw(self.prior_logits(h), living))
 
     def draw_living(self, h: Tensor) -> Tensor:
         """Who may be alive (..., n) bool at deterministic states (..., n, width)."""
