@@ -99,7 +99,7 @@ def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
     learner, batch = make_learner(alg, shape, 40, **changes)
     learner.trajectories.insert_episode_batch(batch)
     model = learner.student
-    names = ("observe", "embed", "obs_fusion", "posterior_head", "act_fusion", "cell", "prior_logits", "predict")
+    names = ("observe", "embed", "prior_logits", "predict")
     return Case(
         once(lambda: learner._train_world_model(0)),
         "updates",

@@ -62,8 +62,8 @@ def available() -> bool:
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         log.warning(
-            "Learning on this CPU takes up to twice as long as it could: %s can't be compiled (%s). Install a "
-            "C++ compiler with OpenMP, such as g++, or name one in CXX.",
+            "Learning takes up to half as long again, as %s can't be compiled (%s): install a C++ compiler "
+            "with OpenMP, such as g++, or name one in CXX",
             SOURCE.name,
             reason.strip().partition("\n")[0],
         )
@@ -138,4 +138,5 @@ def _processor() -> str:
     if not cpuinfo.exists():
         return platform.processor()
     described = ("model name", "flags", "CPU part", "Features")
-    return "\n".join(sorted({line for line in cpuinfo.read_text().splitlines() if line.startswith(described)}))
+    lines = {line for line in cpuinfo.read_text().splitlines() if line.startswith(described)}
+    return "\n".join(sorted(lines))

@@ -261,8 +261,9 @@ void attend(const F* query_key_value, F* attended, float* shares, i64 groups, i6
 #pragma omp simd
                     for (i64 c = 0; c < size; ++c) to[c] = wide(from[c]);
                 }
+            float* scores = shares + at * agents * agents;
             for (i64 i = 0; i < agents; ++i) {
-                float *p = shares + (at * agents + i) * agents, largest = -INFINITY, sum = 0;
+                float *p = scores + i * agents, largest = -INFINITY;
                 for (i64 j = 0; j < agents; ++j) {
                     float score = 0;
 #pragma omp simd reduction(+ : score)
@@ -270,9 +271,16 @@ void attend(const F* query_key_value, F* attended, float* shares, i64 groups, i6
                     p[j] = score;
                     largest = score > largest ? score : largest;
                 }
-                for (i64 j = 0; j < agents; ++j) sum += p[j] = exponential(p[j] - largest);
-                for (i64 j = 0; j < agents; ++j) p[j] /= sum;
+                for (i64 j = 0; j < agents; ++j) p[j] -= largest;
+            }
+#pragma omp simd
+            for (i64 i = 0; i < agents * agents; ++i) scores[i] = exponential(scores[i]);
+            for (i64 i = 0; i < agents; ++i) {
+                float *p = scores + i * agents, sum = 0;
+                for (i64 j = 0; j < agents; ++j) sum += p[j];
+                for (i64 j = 0; j < agents; ++j) p[j] *= 1.0f / sum;
                 float* out = q + i * size;  // nobody needs this query any more
+#pragma omp simd
                 for (i64 c = 0; c < size; ++c) out[c] = 0;
                 for (i64 j = 0; j < agents; ++j)
 #pragma omp simd

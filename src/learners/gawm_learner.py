@@ -112,7 +112,7 @@ class GAWMLearner:
         )
         if self.compute.compile:
             compiler = Compiler(self.compute)
-            self.student.by_hand = False
+            self.student.by_hand = self.world_model.by_hand = False
             compiler.compile_methods(self.student, "_posterior", "_recur", "predict")
             imagining = ("_posterior", "_recur", "_alive_logits", "prior_logits", "sight")
             compiler.compile_methods(self.world_model, *imagining)

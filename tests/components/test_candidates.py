@@ -97,7 +97,8 @@ def test_candidates_are_samples_of_the_prior_after_the_joint_action(monkeypatch)
     assert torch.equal(living, living[:, :1].expand(-1, 400, -1))  # who lives is not chosen
     assert 0 < living[:, 0].sum() < living[:, 0].numel()
     shares = latents.mean(dim=1)[living[:, 0]]
-    assert (shares - candidates.model.latents.probs(candidates.model.prior_logits(h)).flatten(-2)[living[:, 0]]).abs().max() < 0.15
+    prior = candidates.model.latents.probs(candidates.model.prior_logits(h)).flatten(-2)
+    assert (shares - prior[living[:, 0]]).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("predictions", [1, 2, 6])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from modules.gru import GRU, _Unrolled
+from modules.gru import GRU
 
 INPUTS, WIDTH = 5, 12
 SHRINKING = [7, 7, 5, 2, 2, 1]  # sequences at each step, when some end sooner
@@ -48,13 +48,6 @@ def test_states_and_all_gradients_are_those_of_torchs(steps: int) -> None:
 @settings(max_examples=25, deadline=None)
 def test_sequences_may_be_of_any_lengths(each: list[int]) -> None:
     check([sum(length > step for length in each) for step in range(max(each))])
-
-
-def test_gradients_are_those_of_small_changes() -> None:
-    ours, _, x, hidden = make(SHRINKING)
-    weights = list(ours.double().parameters())
-    steps, start = (tensor.detach().double().requires_grad_() for tensor in (x, hidden))
-    assert torch.autograd.gradcheck(_Unrolled.apply, (steps, start, SHRINKING, *weights))
 
 
 def test_whatever_is_large_saturates_and_stays_finite() -> None:

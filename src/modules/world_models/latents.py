@@ -62,9 +62,9 @@ class CategoricalLatents(NamedTuple):
         return passed.clamp_max_(self.classes - 1).long()
 
     def draw(self, logits: Tensor, living: Tensor) -> Tensor:
-        """A flat one-hot sample (..., size) of ``probs(logits)`` for the ``living`` (...) bool, zero for others.
+        """Flat one-hot samples (..., size) of ``probs(logits)``, without gradients.
 
-        It has no gradients.
+        Only the ``living`` (...) bool have one, for others it is zero.
         """
         with torch.no_grad():
             uniforms = torch.rand((*logits.shape[:-1], self.groups), device=logits.device)
@@ -88,13 +88,13 @@ class CategoricalLatents(NamedTuple):
         """
         if kernels.serve(prior_logits):
             both = (posterior.contiguous(), prior_logits.contiguous())
-            divergence: Tensor = _FusedKL.apply(*both, share, self)
-            return divergence
+            fused: Tensor = _FusedKL.apply(*both, share, self)
+            return fused
         prior = self.probs(prior_logits)
         if self.uniform_mix == 0:  # then a probability may be zero
             tiny = torch.finfo(posterior.dtype).tiny
             posterior, prior = posterior.clamp_min(tiny), prior.clamp_min(tiny)
-        divergence = _BalancedKL.apply(posterior, prior, share)
+        divergence: Tensor = _BalancedKL.apply(posterior, prior, share)
         return divergence
 
 

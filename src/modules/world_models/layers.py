@@ -46,7 +46,8 @@ class _NormSiLU(torch.autograd.Function):
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, ...]:
         x, gain, bias, statistics = ctx.saved_tensors
         of_x, of_norm = torch.empty_like(x), torch.zeros(2, SHARES, len(gain))
-        seen, sizes = (of_out.contiguous(), x, gain, bias, *statistics), (SHARES, *statistics[0].shape, len(gain))
+        seen = (of_out.contiguous(), x, gain, bias, *statistics)
+        sizes = (SHARES, statistics.shape[1], len(gain))
         kernels.of(x.dtype).norm_silu_back(*seen, of_x, of_norm, *sizes)
         return of_x, *of_norm.sum(dim=1)
 

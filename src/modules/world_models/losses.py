@@ -67,7 +67,9 @@ def _terms(
     acted = has_past(data.is_first).unsqueeze(-1).expand_as(living)
     kl_weight = config.wm_kl_prior + config.wm_kl_posterior
     prior_share = config.wm_kl_prior / kl_weight if kl_weight else 0.0
-    kl = model.latents.balanced_kl(posterior, model.prior_logits(state.h), prior_share)
+    # The time comes first in memory (scan.py), so this way nothing of this size is copied.
+    posterior, prior_logits = posterior.transpose(0, 1), model.prior_logits(state.h.transpose(0, 1))
+    kl = model.latents.balanced_kl(posterior, prior_logits, prior_share).transpose(0, 1)
     reward, continues = (x.unsqueeze(-1).expand_as(living) for x in (data.trend, data.continues))
     may = _log_odds_loss(predicted.sight.avail_logits, data.avail_actions.float()).sum(dim=-1)
     terms = {

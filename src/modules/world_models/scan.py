@@ -16,7 +16,10 @@ from modules.world_models.layers import AgentFusion, FusionLayer
 from modules.world_models.scan_layers import Cell, Extent, Fusion, Head, Weights
 
 if TYPE_CHECKING:
-    from modules.world_models.world_model import WorldModel
+    from modules.world_models.world_model import LatentState, WorldModel
+
+
+PIECE = 1280  # rows that `advance` computes together, so that they stay in a core's cache
 
 
 class Play(NamedTuple):
@@ -43,16 +46,42 @@ def scan(model: WorldModel, play: Play) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         Deterministic states (B, T, n, width), latents (B, T, n, size), rounded where autocast rounds, and
-        posterior probabilities (B, T, n, classes, groups).
+        posterior probabilities (B, T, n, classes, groups), all of them with the time first in memory.
     """
     factors = play.embedded.dtype  # what a product gave under the caller's autocast
     shape = Shape(model.latents, _shape(model.obs_fusion), _shape(model.act_fusion), factors)
     with torch.autocast("cpu", enabled=False):
         play = play._replace(embedded=play.embedded.to(play.living.dtype))
-        results: tuple[Tensor, Tensor, Tensor] = _Scan.apply(
-            shape, torch.is_grad_enabled(), *play, *_weights(model)
+        h, z, posterior = _Scan.apply(shape, torch.is_grad_enabled(), *play, *_weights(model))
+    return h.transpose(0, 1), z.transpose(0, 1), posterior.transpose(0, 1)
+
+
+@torch.no_grad()
+def advance(model: WorldModel, state: LatentState, actions: Tensor) -> Tensor:
+    """The states (N, n, width) that latent states and one-hot actions (N, n, ...) lead to, without gradients.
+
+    They are computed in pieces of the same size; the last one may begin within the one before.
+    """
+    h, z = state
+    number, agents, width = h.shape
+    size = -(-number // -(-number * agents // PIECE))
+    rounds = torch.is_autocast_enabled("cpu")
+    extent = Extent(1, size, agents, torch.get_autocast_dtype("cpu") if rounds else h.dtype, kept=False)
+    with torch.autocast("cpu", enabled=False):
+        weights, after = _act_weights(model), torch.empty_like(h)
+        fusion, cell = Fusion(extent, weights, *_shape(model.act_fusion)), Cell(extent, weights)
+        latents, done = (
+            fusion.project.inputs[0]
+            .view(size, agents, -1)
+            .split([model.latents.size, model.n_actions], dim=-1)
         )
-    return results
+        for end in range(size, number + size, size):
+            piece = slice(min(end, number) - size, min(end, number))
+            latents.copy_(z[piece])
+            done.copy_(actions[piece])
+            fusion.forward(0, cell.of_input.inputs[0])
+            after[piece] = cell.forward(0, h[piece].flatten(0, 1).contiguous()).view(size, agents, width)
+    return after
 
 
 def _shape(fusion: AgentFusion) -> tuple[int, int, bool]:
@@ -70,6 +99,10 @@ def _weights(model: WorldModel) -> Iterator[Tensor]:
     yield from _fusion_weights(model.obs_fusion)
     yield from _after(model.obs_fusion.norm, hidden, hidden_bias)
     yield from others
+    yield from _act_weights(model)
+
+
+def _act_weights(model: WorldModel) -> Iterator[Tensor]:
     yield from _fusion_weights(model.act_fusion)
     cell = model.cell
     of_input = _after(model.act_fusion.norm, cell.weight_ih, cell.bias_ih)
@@ -100,17 +133,16 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, shape: Shape, kept: bool, *given: Tensor) -> tuple[Tensor, ...]:
         play, weights = Play(*given[:5]), iter(given[5:])
         ctx.layers = _Layers(shape, kept, play, weights)
-        # Results are never what is saved.
-        results = (x.clone(memory_format=torch.contiguous_format) for x in ctx.layers.forward(play))
-        return tuple(results)
+        results = ctx.layers.forward(play)
+        ctx.save_for_backward(results[0], results[2])
+        return results
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.layers is None:
-            raise RuntimeError("gradients can't be taken a second time: what the scan kept for them is freed.")
-        layers, ctx.layers = ctx.layers, None
-        of_embedded = layers.backward(*(x.transpose(0, 1).flatten(1, 2).contiguous() for x in of_results))
+        results = ctx.saved_tensors
+        layers, ctx.layers = ctx.layers, None  # what they keep of every step is freed
+        of_embedded = layers.backward(results, *(x.flatten(1, 2).contiguous() for x in of_results))
         return None, None, of_embedded, None, None, None, None, *layers.gradients()
 
 
@@ -127,18 +159,20 @@ class _Layers:
         self.cell = Cell(extent, weights)
         self.goes_on = play.goes_on.expand(-1, -1, agents, -1).flatten(1, 2)
         self.living = play.living.flatten(1).contiguous()
-        self.states = play.embedded.new_empty(steps, extent.rows, self.width)
-        self.posteriors = self.states.new_empty(steps, extent.rows, self.latents.size)
 
-    def forward(self, play: Play) -> tuple[Tensor, ...]:
-        """States, latents and posterior probabilities, views (B, T, n, ...)."""
+    def forward(self, play: Play) -> tuple[Tensor, Tensor, Tensor]:
+        """States, latents and posterior probabilities (T, B, n, ...)."""
         extent, latents, width = self.extent, self.latents, self.width
+        shape = play.embedded.shape[:3]
+        states = torch.empty(*shape, width)
+        drawn = torch.empty(*shape, latents.size, dtype=extent.factors)
+        posteriors = torch.empty(*shape, latents.classes, latents.groups)
         embedded, actions, uniforms = (
             x.flatten(1, 2).contiguous() for x in (play.embedded, play.actions, play.uniforms)
         )
-        drawn = torch.empty(extent.steps, extent.rows, latents.size, dtype=extent.factors)
         after = torch.zeros(extent.rows, width)
-        for t, (h, posterior, z) in enumerate(zip(self.states, self.posteriors, drawn, strict=True)):
+        by_step = (x.flatten(1, 2).unbind() for x in (states, posteriors, drawn))
+        for t, (h, posterior, z) in enumerate(zip(*by_step, strict=True)):
             torch.mul(after, self.goes_on[t], out=h)
             seen = self.obs_fusion.project.inputs[t]
             seen[:, :width].copy_(embedded[t])
@@ -152,22 +186,26 @@ class _Layers:
                 done[:, latents.size :].copy_(actions[t])
                 self.act_fusion.forward(t, self.cell.of_input.inputs[t])
                 after = self.cell.forward(t, h)
-        posteriors = self.posteriors.unflatten(-1, (latents.classes, latents.groups))
-        by_agent = (x.unflatten(1, (extent.batch, extent.agents)) for x in (self.states, drawn, posteriors))
-        return tuple(x.transpose(0, 1) for x in by_agent)
+        return states, drawn, posteriors
 
-    def backward(self, of_hs: Tensor, of_zs: Tensor, of_posteriors: Tensor) -> Tensor:
-        """The gradient of the embedded observations from those of what ``forward`` returned."""
-        of_embedded = torch.empty_like(self.states)
+    def backward(
+        self, results: tuple[Tensor, Tensor], of_hs: Tensor, of_zs: Tensor, of_posteriors: Tensor
+    ) -> Tensor:
+        """The gradient of the embedded observations from those of what ``forward`` returned.
+
+        ``results`` are its states and probabilities, gradients (T, R, ...).
+        """
+        states, posteriors = (x.flatten(1, 2) for x in results)
+        of_embedded = torch.empty_like(states)
         later = None  # the gradient of the state that the cell gave at this step
         for t in reversed(range(self.extent.steps)):
             of_h, of_done, row = of_hs[t], of_zs[t], 0
             if later is not None:
-                of_input, of_state = self.cell.backward(t, later, self.states[t])
+                of_input, of_state = self.cell.backward(t, later, states[t])
                 of_h = of_state.add_(of_h)
                 of_done = self.act_fusion.backward(t, of_input)
                 row = of_done.shape[1]
-            given = (of_done, row, of_zs[t], of_posteriors[t], self.posteriors[t], self.living[t])
+            given = (of_done, row, of_zs[t], of_posteriors[t], posteriors[t], self.living[t])
             into = self.posterior_head.out.of_outputs[t]
             self.extent.kernels.draw_back(*given, into, *self._distribution())
             of_seen = self.obs_fusion.backward(t, self.posterior_head.backward(t))

@@ -6,9 +6,8 @@ next to each other in memory. Only what the recurrence itself needs is done step
 weights are taken once, of all steps together.
 
 A step has R = batch * agents rows. A ``Linear`` finds its input in ``inputs[t]`` and the gradient of its
-output in ``of_outputs[t]``, where others write them. What else there is writes its output into ``into``, which
-is the input of the next ``Linear``. ``gradients(steps)`` gives those of a layer's weights, in the order in
-which its constructor took them.
+output in ``of_outputs[t]``, where the layers around it write them: ``into`` is such a place.
+``gradients(steps)`` gives those of a layer's weights, in the order in which its constructor took them.
 """
 
 from __future__ import annotations

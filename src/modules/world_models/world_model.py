@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kernels
+from modules.world_models import scan
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, mlp
-from modules.world_models.scan import Play, scan
 from modules.world_models.symlog import PlainNumber, TwoHot
 
 
@@ -109,7 +109,7 @@ class WorldModel(nn.Module):
         self.scale_free = config.wm_regression == "scale_free"
         self.reward_code: TwoHot | PlainNumber = TwoHot() if self.scale_free else PlainNumber()
         self.feature_size = width + self.latents.size
-        self.by_hand = True  # on a CPU gradients of the scan are written out, unless it is compiled
+        self.by_hand = True  # on a CPU the scan has its own kernels and gradients, unless it is compiled
 
         self.embed = mlp(obs_size, width, width, layers)
         fusion = (config.wm_fusion_layers, config.wm_fusion_heads)
@@ -143,7 +143,7 @@ class WorldModel(nn.Module):
         # Time comes first in memory, so that one step looks the same whatever their number: what is compiled
         # depends on strides. Unbind cuts it off: its gradient is one stack, that of indexing fills all steps.
         by_time = obs.transpose(0, 1).contiguous()
-        play = Play(
+        play = scan.Play(
             self.embed(by_time),
             alive(by_time).to(obs.dtype).unsqueeze(-1),
             F.one_hot(actions.transpose(0, 1), self.n_actions).to(obs.dtype),
@@ -151,10 +151,10 @@ class WorldModel(nn.Module):
             torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device),
         )
         by_hand = self.by_hand and obs.device.type == "cpu" and kernels.available()
-        h, z, posterior = scan(self, play) if by_hand else self._scan(play)
+        h, z, posterior = scan.scan(self, play) if by_hand else self._scan(play)
         return LatentState(h, z), posterior
 
-    def _scan(self, play: Play) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan(self, play: scan.Play) -> tuple[Tensor, Tensor, Tensor]:
         """What ``scan`` does, in the plain way, that autograd and compilers can follow."""
         embedded, living, actions, goes_on, uniforms = play
         h = torch.zeros_like(embedded[0])
@@ -204,7 +204,10 @@ class WorldModel(nn.Module):
 
     def advance(self, state: LatentState, actions: Tensor) -> Tensor:
         """The deterministic states (N, n, width) to which joint actions (N, n) int64 lead."""
-        return self._recur(state.h, state.z, F.one_hot(actions, self.n_actions).to(state.h.dtype))
+        one_hot = F.one_hot(actions, self.n_actions).to(state.h.dtype)
+        if self.by_hand and kernels.serve(state.h):
+            return scan.advance(self, state, one_hot)
+        return self._recur(state.h, state.z, one_hot)
 
     def predict(self, state: LatentState) -> Prediction:
         """Run every head on states (..., n, ...); float32 in any precision."""
