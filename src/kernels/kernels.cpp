@@ -55,9 +55,12 @@ inline float exponential(float x) {
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
+// Below -88 `sigmoid` goes down no further.
+inline float silu_of(float x) { return x < -88.0f ? 0.0f : x * sigmoid(x); }
+
 inline float silu_slope(float x) {
     float share = sigmoid(x);
-    return share * (1.0f + x * (1.0f - share));
+    return x < -88.0f ? 0.0f : share * (1.0f + x * (1.0f - share));
 }
 
 // ln x to 1e-7, for x that are no denormals: its exponent, and a polynomial (Cephes' logf) for what is left.
@@ -190,10 +193,7 @@ void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* 
         for (i64 i = 0; i < width; ++i) squares += (wide(a[i]) - m) * (wide(a[i]) - m);
         float s = 1.0f / std::sqrt(squares / width + EPSILON);
 #pragma omp simd
-        for (i64 i = 0; i < width; ++i) {
-            float v = (wide(a[i]) - m) * s * gain[i] + bias[i];
-            put(o[i], v * sigmoid(v));
-        }
+        for (i64 i = 0; i < width; ++i) put(o[i], silu_of((wide(a[i]) - m) * s * gain[i] + bias[i]));
         mean[row] = m;
         scale[row] = s;
     }
@@ -230,10 +230,7 @@ void norm_silu_back(const F* of_out, const F* x, const float* gain, const float*
 
 void silu(const F* x, F* out, i64 size) {
 #pragma omp parallel for simd schedule(static)
-    for (i64 i = 0; i < size; ++i) {
-        float v = wide(x[i]);
-        put(out[i], v * sigmoid(v));
-    }
+    for (i64 i = 0; i < size; ++i) put(out[i], silu_of(wide(x[i])));
 }
 
 void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {

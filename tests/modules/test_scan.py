@@ -1,10 +1,22 @@
-"""The scan with its gradients written out, against the same loop as autograd sees it."""
+"""The scan by kernels, with its gradients written out, against the same loop as autograd sees it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from shutil import which
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from modules.world_models.world_model import WorldModel, WorldModelConfig
+import kernels
+from modules.world_models import scan
+from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
+
+pytestmark = pytest.mark.skipif(
+    which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler: the scan is the plain loop"
+)
 
 OBS, ACTIONS = 5, 4
 BATCH, STEPS = 3, 6
@@ -38,15 +50,22 @@ def play(agents: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     return obs, torch.randint(ACTIONS, (BATCH, steps, agents)), is_first
 
 
+@contextmanager
+def using_kernels(wanted: bool) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if not wanted:
+            patch.setattr(kernels, "available", lambda: False)
+        yield
+
+
 def results_and_gradients(
     model: WorldModel, by_hand: bool, steps: int = STEPS, rounded: bool = False
 ) -> tuple[list[Tensor], list[Tensor]]:
     """States, latents and probabilities, and the gradients of a sum of theirs to observations and weights."""
     obs, actions, is_first = play(model.n_agents, steps)
     obs.requires_grad_()
-    model.by_hand = by_hand
     torch.manual_seed(2)
-    with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+    with torch.autocast("cpu", torch.bfloat16, enabled=rounded), using_kernels(by_hand):
         state, posterior = model.observe(obs, actions, is_first)
     results = [state.h, state.z.float(), posterior]
     torch.manual_seed(3)
@@ -97,7 +116,6 @@ def test_rounding_makes_no_larger_errors_than_in_the_plain_loop(mix: float, step
 
 def test_what_it_keeps_is_freed_once_gradients_are_taken() -> None:
     model = make_model()
-    model.by_hand = True
     state, _ = model.observe(*play(3, STEPS))
     assert state.h.grad_fn is not None
     ((node, _),) = state.h.grad_fn.next_functions  # behind the transposition
@@ -105,3 +123,31 @@ def test_what_it_keeps_is_freed_once_gradients_are_taken() -> None:
     assert node.layers is None
     with pytest.raises(RuntimeError, match="second time|freed"):
         torch.autograd.backward(state.h.sum())
+
+
+@pytest.mark.parametrize("fusion", [True, False])
+def test_without_gradients_the_results_are_the_same(fusion: bool) -> None:
+    model = make_model(obs_fusion=fusion)
+    with torch.no_grad():
+        kept_nothing, _ = results(model)
+    assert torch.equal(kept_nothing, results(model)[0].detach())
+
+
+def results(model: WorldModel) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(2)
+    state, posterior = model.observe(*play(model.n_agents, STEPS))
+    return state.features, posterior
+
+
+@pytest.mark.parametrize("number", [1, 4, 11])
+def test_states_advance_as_one_by_one(number: int, monkeypatch) -> None:
+    monkeypatch.setattr(scan, "PIECE", 12)  # four moments of three agents
+    model = make_model()
+    torch.manual_seed(3)
+    h, z = torch.randn(number, 3, model.width), torch.rand(number, 3, model.latents.size)
+    actions = torch.randint(ACTIONS, (number, 3))
+    after = model.advance(LatentState(h, z), actions)
+    one_hot = F.one_hot(actions, ACTIONS).float()
+    with torch.no_grad():
+        expected = [model._recur(*(x[i : i + 1] for x in (h, z, one_hot))) for i in range(number)]
+    torch.testing.assert_close(after, torch.cat(expected), rtol=1e-4, atol=1e-5)

@@ -64,6 +64,15 @@ def test_a_run_leaves_a_complete_record_and_the_same_one_twice(
     assert _points(metrics) == _points(load(second / "metrics.json"))
 
 
+def test_without_a_compiler_a_run_says_so_once_and_goes_on(command_line):
+    command_line.environ["CXX"] = "no-such-compiler"
+    learning = ["start_training_steps=0", "wm_steps_per_update=200", "policy_steps_per_round=200"]
+    done = command_line.train("gawm_small", "gymma", *FORAGING, *TINY, *learning)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("kernels.cpp can't be compiled") == 1
+    assert "no-such-compiler" in done.stderr
+
+
 def test_what_a_part_objects_to_is_one_sentence_and_nothing_is_written(command_line):
     done = command_line.train("gawm_small", "gymma", *ALONE, "cpu_threads=1", "replay_capacity=20")
     assert done.returncode == 2

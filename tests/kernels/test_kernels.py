@@ -1,0 +1,208 @@
+"""Kernels of our own against torch's operations, and what a machine that can't compile them goes on with."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import kernels
+from modules.gru import GRU
+from modules.world_models.latents import CategoricalLatents
+from modules.world_models.layers import NormSiLU
+
+SRC = Path(__file__).parents[2] / "src"
+FACTORS = [torch.float32, torch.bfloat16]
+TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.bfloat16: {"rtol": 2e-2, "atol": 1e-2}}
+
+compiled = pytest.mark.skipif(
+    which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler: there are no kernels to test"
+)
+sizes = st.integers(1, 40)
+
+
+@pytest.fixture
+def forgotten(monkeypatch, tmp_path: Path) -> Iterator[Path]:
+    """Nothing is compiled yet; what is compiled is kept in the folder."""
+    monkeypatch.setattr(kernels, "KEPT_IN", tmp_path / "kernels")
+    for memo in (kernels.available, kernels.of):
+        memo.cache_clear()
+    yield tmp_path / "kernels"
+    for memo in (kernels.available, kernels.of):
+        memo.cache_clear()
+
+
+def both_ways(function, *inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """What ``function`` gives, with the gradients of a weighted sum of it: by kernels, and by torch alone."""
+
+    def results() -> list[Tensor]:
+        leaves = [x.detach().clone().requires_grad_() for x in inputs]
+        output = function(*leaves)
+        weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(7))
+        return [output, *torch.autograd.grad((output * weights).sum(), leaves)]
+
+    ours = results()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "available", lambda: False)
+        return ours, results()
+
+
+@compiled
+@pytest.mark.parametrize("factors", FACTORS)
+@given(rows=sizes, width=st.integers(8, 70))
+@settings(max_examples=25, deadline=None)
+def test_norm_with_silu(factors: torch.dtype, rows: int, width: int) -> None:
+    torch.manual_seed(rows)
+    layer = NormSiLU(width)
+    x, gain, bias = 3 * torch.randn(rows, width) + 1, torch.randn(width), torch.randn(width)
+
+    def call(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        parameters = {"weight": gain, "bias": bias}
+        if x.dtype == torch.bfloat16 and not kernels.available():  # torch's has one type for all
+            x = x.float()
+        return torch.func.functional_call(layer, parameters, x).float()
+
+    ours, theirs = both_ways(call, x.to(factors), gain, bias)
+    for result, expected in zip(ours, theirs, strict=True):
+        scale = expected.float().abs().max().clamp_min(1)
+        torch.testing.assert_close(result.float() / scale, expected.float() / scale, **TOLERANCE[factors])
+
+
+@compiled
+@pytest.mark.parametrize("factors", FACTORS)
+@given(rows=sizes, classes=st.integers(1, 33), groups=sizes, mix=st.sampled_from([0.0, 0.01, 0.5]))
+@settings(max_examples=25, deadline=None)
+def test_kl_of_latents(factors: torch.dtype, rows: int, classes: int, groups: int, mix: float) -> None:
+    torch.manual_seed(rows)
+    latents = CategoricalLatents(groups, classes, mix)
+    posterior = latents.probs(3 * torch.randn(rows, latents.size))
+    logits = (3 * torch.randn(rows, latents.size)).to(factors)
+    ours, theirs = both_ways(lambda p, x: latents.balanced_kl(p, x, 0.8), posterior, logits)
+    for result, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(result.float(), expected.float(), rtol=1e-2, atol=1e-4 * groups)
+
+
+@compiled
+@pytest.mark.parametrize("factors", FACTORS)
+@given(rows=sizes, classes=st.integers(1, 33), groups=sizes, mix=st.sampled_from([0.0, 0.01, 1.0]))
+@settings(max_examples=25, deadline=None)
+def test_draws_of_latents(factors: torch.dtype, rows: int, classes: int, groups: int, mix: float) -> None:
+    """The same numbers draw the same, but for those that lie within rounding of a boundary."""
+    torch.manual_seed(rows)
+    latents = CategoricalLatents(groups, classes, mix)
+    logits, living = (5 * torch.randn(rows, latents.size)).to(factors), torch.rand(rows) < 0.8
+    torch.manual_seed(1)
+    drawn = latents.draw(logits, living)
+    torch.manual_seed(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "available", lambda: False)
+        expected = latents.draw(logits, living)
+    one_each = drawn.view(rows, classes, groups).sum(1)
+    assert torch.equal(one_each, living.to(factors)[:, None].expand(-1, groups))
+    assert (drawn != expected).sum() <= 2 + 2e-5 * 2 * rows * groups
+
+
+@compiled
+@pytest.mark.parametrize("factors", FACTORS)
+def test_silu_of_every_number(factors: torch.dtype) -> None:
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = every[every.isfinite()].to(factors)
+    out, slope, ones = torch.empty_like(x), torch.empty_like(x), torch.ones_like(x)
+    kernels.of(factors).silu(x, out, x.numel())
+    kernels.of(factors).silu_back(ones, x, slope, x.numel())
+    exact = x.double().requires_grad_()
+    F.silu(exact).sum().backward()
+    assert exact.grad is not None
+    smallest = 1e-30 if factors == torch.float32 else 1e-20
+    unit = torch.finfo(factors).eps
+    torch.testing.assert_close(out.double(), F.silu(x.double()), rtol=4 * unit, atol=smallest)
+    torch.testing.assert_close(slope.double(), exact.grad, rtol=16 * unit, atol=1e-6)
+
+
+@compiled
+def test_what_is_not_a_number_stays_so() -> None:
+    for factors in FACTORS:
+        x = torch.full((2, 20), torch.nan).to(factors)
+        assert NormSiLU(20)(x).isnan().all()
+        latents = CategoricalLatents(groups=4, classes=5, uniform_mix=0.01)
+        assert latents.balanced_kl(latents.probs(torch.zeros(2, 20)), x, 0.5).isnan().all()
+    assert GRU(20, 3)(torch.full((4, 20), torch.nan), torch.zeros(2, 3), [2, 2]).isnan().all()
+
+
+@compiled
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    torch.manual_seed(0)
+    x, g = torch.randn(77, 30), torch.randn(77, 30)
+    layer = NormSiLU(30)
+
+    def gradients(threads: int) -> tuple[Tensor, ...]:
+        torch.set_num_threads(threads)
+        return torch.autograd.grad((layer(x) * g).sum(), list(layer.parameters()))
+
+    before = torch.get_num_threads()
+    try:
+        one, three = gradients(1), gradients(3)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+@compiled
+@pytest.mark.parametrize("wrong", [torch.zeros(4, dtype=torch.float64), torch.zeros(8)[::2]])
+def test_tensors_that_would_be_misread_are_refused(wrong: Tensor) -> None:
+    with pytest.raises(TypeError, match="contiguous tensor of torch.float32"):
+        kernels.of(torch.float32).silu(wrong, torch.zeros(4), 4)
+
+
+@compiled
+def test_they_are_compiled_once(forgotten: Path) -> None:
+    assert kernels.available()
+    (library,) = forgotten.iterdir()
+    made = library.stat().st_mtime_ns
+    kernels.of.cache_clear()
+    kernels.of(torch.float32)
+    assert library.stat().st_mtime_ns == made
+    kernels.of(torch.bfloat16)
+    assert len(list(forgotten.iterdir())) == 2
+
+
+@compiled
+def test_processes_that_start_together_share_them(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, torch, kernels\n"
+        "kernels.KEPT_IN = pathlib.Path(sys.argv[1])\n"
+        "print(kernels.available(), len(list(kernels.KEPT_IN.glob('*.so'))))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "kernels")]
+    options = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "PYTHONPATH": str(SRC)}}
+    started = [subprocess.Popen(command, **options) for _ in range(3)]
+    assert [process.communicate()[0] for process in started] == ["True 1\n"] * 3
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_one_warning_says_so_and_torch_does_it_all(
+    forgotten: Path, monkeypatch, caplog, compiler: str
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    with caplog.at_level(logging.WARNING, logger="marl.kernels"):
+        layer, gru, x = NormSiLU(6), GRU(6, 5), torch.randn(4, 6)
+        expected = F.silu(F.layer_norm(x, (6,), layer.weight, layer.bias))
+        torch.testing.assert_close(layer(x), expected)
+        by_torch = nn.GRU(6, 5)
+        by_torch.load_state_dict(gru.state_dict())
+        torch.testing.assert_close(
+            gru(x, torch.zeros(2, 5), [2, 2]), by_torch(x.view(2, 2, 6))[0].flatten(0, 1)
+        )
+    (record,) = caplog.records
+    assert "kernels.cpp can't be compiled" in record.getMessage()
+    assert compiler in record.getMessage()
+    assert not list(forgotten.glob("*.so"))
