@@ -50,31 +50,31 @@ def imagine(
     """
     moment = start
     steps: list[tuple[Tensor, ...]] = []
-    features = [start.state.features]
+    states = [start.state.compact(model.latents)]
     for step in range(1, horizon + 1):
         decision = act(mac, moment)
         state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
         steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs))
-        features.append(state.features)
+        states.append(state.compact(model.latents))
         if step < horizon:
-            moment = imagined_moment(model, mac, state, features[-1], decision.actor_hidden)
+            moment = imagined_moment(model, mac, state, decision.actor_hidden)
     obs, avail, actions, log_probs = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
-    visited = torch.stack(features, dim=1)
-    reward, continues = model.team_outcome(visited[:, 1:, :, : model.width])
-    return Imagined(obs, avail, actions, log_probs, start.actor_hidden, visited, reward, continues)
+    h, picked, _ = zip(*states, strict=True)
+    visited = torch.stack(h, dim=1)
+    reward, continues = model.team_outcome(visited[:, 1:])
+    kept = (visited, torch.stack(picked, dim=1))
+    return Imagined(obs, avail, actions, log_probs, start.actor_hidden, *kept, reward, continues)
 
 
-def imagined_moment(
-    model: WorldModel, mac: BasicMAC, state: LatentState, features: Tensor, actor_hidden: Tensor
-) -> Moment:
-    """Where the agents find themselves in an imagined state, whose features are given."""
-    sight = model.sight(features, mac.sees_obs)
+def imagined_moment(model: WorldModel, mac: BasicMAC, state: LatentState, actor_hidden: Tensor) -> Moment:
+    """Where the agents find themselves in an imagined state."""
+    sight = model.sight(state.features, mac.sees_obs)
     return Moment(state, *decode(sight, state.living), actor_hidden)
 
 
 def act(mac: BasicMAC, moment: Moment) -> Decision:
     """Draw the policy's actions."""
-    inputs = mac.policy_inputs(moment.obs, moment.state.features).unsqueeze(1)
+    inputs = mac.policy_inputs(moment.obs, moment.state).unsqueeze(1)
     logits, hiddens = mac.run_agent(inputs, moment.actor_hidden)
     log_policy = masked_log_softmax(logits[:, 0], moment.avail_actions)
     actions = sample_categorical(softmax(log_policy))

@@ -12,8 +12,8 @@ from utils.memory import require
 class Imagined(NamedTuple):
     """N trajectories of H imagined steps.
 
-    Index k of ``reward`` and ``continues`` is what step k's actions led to; ``features`` has one entry more,
-    for the state after the last step.
+    Index k of ``reward`` and ``continues`` is what step k's actions led to; ``h`` and ``picked`` have one
+    entry more, for the state after the last step.
     """
 
     obs: Tensor  # (N, H, n, obs_size) what the policy saw, if anything: real at step 0, decoded after
@@ -21,7 +21,8 @@ class Imagined(NamedTuple):
     actions: Tensor  # (N, H, n) int64
     log_probs: Tensor  # (N, H, n) of the policy that acted
     actor_hidden: Tensor  # (N, n, hidden) the policy's state before step 0
-    features: Tensor  # (N, H + 1, n, feature_size) of the world model, for the critic
+    h: Tensor  # (N, H + 1, n, width) of the world model's states, as CompactState has them
+    picked: Tensor  # (N, H + 1, n, groups) int16
     reward: Tensor  # (N, H) predicted
     continues: Tensor  # (N, H) predicted probability
 
@@ -41,8 +42,9 @@ class ImaginedSizes:
     obs_size: int
     n_actions: int
     hidden_size: int
-    feature_size: int
-    feature_dtype: torch.dtype = torch.float32  # what networks round features to needs no more room than that
+    width: int
+    groups: int
+    h_dtype: torch.dtype = torch.float32  # what networks round h to needs no more room than that
 
     def zeros(self, rounds: int, device: torch.device | str) -> Imagined:
         """Room for some rounds."""
@@ -57,7 +59,8 @@ class ImaginedSizes:
             actions=zeros(h, agents, dtype=torch.int64),
             log_probs=zeros(h, agents),
             actor_hidden=zeros(agents, self.hidden_size),
-            features=zeros(h + 1, agents, self.feature_size, dtype=self.feature_dtype),
+            h=zeros(h + 1, agents, self.width, dtype=self.h_dtype),
+            picked=zeros(h + 1, agents, self.groups, dtype=torch.int16),
             reward=zeros(h),
             continues=zeros(h),
         )

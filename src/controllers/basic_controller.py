@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from modules.agents import REGISTRY as agent_REGISTRY
 from modules.agents.rnn_agent import RNNAgent
 from utils.rl_utils import delayed, taken
 from utils.typed_args import read
+
+if TYPE_CHECKING:
+    from modules.world_models.world_model import CompactState, LatentState
 
 BLOCKED = torch.finfo(torch.float32).min / 2
 """Logit of an unavailable action. Its probability is exactly zero beside any logit a network can
@@ -181,10 +184,10 @@ class BasicMAC:
             parts.append(ids.expand(*obs.shape[:-1], self.n_agents))
         return torch.cat(parts, dim=-1)
 
-    def policy_inputs(self, obs: Tensor, features: Tensor) -> Tensor:
+    def policy_inputs(self, obs: Tensor, state: LatentState | CompactState) -> Tensor:
         """Inputs (..., n_agents, input) inside a world model that decodes `obs` (..., n_agents, obs_size).
 
-        The model's own state, `features` (..., n_agents, feature_size), is nothing that this controller sees.
+        The model's own `state` (..., n_agents, ...) is nothing that this controller sees.
         """
         return self.agent_inputs(obs)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from components.episode_buffer import EpisodeBatch
 from controllers.basic_controller import BasicMAC
-from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
+from modules.world_models.world_model import CompactState, LatentState, WorldModel, WorldModelConfig
 from utils.typed_args import read
 
 
@@ -67,9 +67,9 @@ class LatentMAC(BasicMAC):
         restarts = mask.to(self.hidden_states.device)[:, None, None]
         self.hidden_states = self.hidden_states.masked_fill(restarts, 0.0)
 
-    def policy_inputs(self, obs: Tensor, features: Tensor) -> Tensor:
-        """Inputs (..., n_agents, input) from a world model's features (..., n_agents, feature_size) alone."""
-        return self.agent_inputs(features)
+    def policy_inputs(self, obs: Tensor, state: LatentState | CompactState) -> Tensor:
+        """Inputs (..., n_agents, input) from a world model's state (..., n_agents, ...) alone."""
+        return self.agent_inputs(state.features)
 
     def cuda(self) -> None:
         """Moves both networks to the GPU."""

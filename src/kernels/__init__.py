@@ -33,7 +33,8 @@ FLAGS += ["-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno
 if platform.machine() == "x86_64":
     FLAGS += ["-mprefer-vector-width=512"]
 
-# What each takes: tensors of float32 (f) and of what products multiply (F), integers (n), a number (x).
+# What each takes: tensors of float32 (f), of int16 (i) and of what products multiply (F), integers (n), a
+# number (x).
 SIGNATURES = {
     "add_norm": "fnFfFffnn",
     "add_norm_back": "FffffFnn",
@@ -47,6 +48,8 @@ SIGNATURES = {
     "draw_back": "FnFfffFxnnn",
     "kl": "fFfxnnn",
     "kl_back": "ffFfFxxnnn",
+    "add_picked": "iFFnnn",
+    "add_picked_back": "iFfnnn",
     "gru": "FFfffnn",
     "gru_back": "fffFFfnn",
 }
@@ -105,6 +108,7 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
     takes: dict[str, tuple[Any, Callable[[Any], Any]]] = {
         "f": (ctypes.c_void_p, address_of(torch.float32)),
         "F": (ctypes.c_void_p, address_of(factors)),
+        "i": (ctypes.c_void_p, address_of(torch.int16)),
         "n": (ctypes.c_int64, int),
         "x": (ctypes.c_float, float),
     }

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <omp.h>
 #include <vector>
 
 namespace {
@@ -446,6 +447,50 @@ void kl_back(const float* of_divergence, const float* probs, const F* logits, fl
             mixed_softmax_back(of_q, q, of_logits + row * size, mix, classes, groups, sums);
         }
     }
+}
+
+// Adds to out (rows, width) the rows of a table (classes, groups, width) that the classes (rows, groups) pick; a
+// negative one picks nothing.
+void add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups, i64 width) {
+#pragma omp parallel
+    {
+        std::vector<float> scratch(width);
+        float* sum = scratch.data();
+#pragma omp for schedule(static)
+        for (i64 row = 0; row < rows; ++row) {
+            F* o = out + row * width;
+#pragma omp simd
+            for (i64 i = 0; i < width; ++i) sum[i] = wide(o[i]);
+            for (i64 g = 0; g < groups; ++g) {
+                i64 c = picked[row * groups + g];
+                if (c < 0) continue;
+                const F* entry = table + (c * groups + g) * width;
+#pragma omp simd
+                for (i64 i = 0; i < width; ++i) sum[i] += wide(entry[i]);
+            }
+#pragma omp simd
+            for (i64 i = 0; i < width; ++i) put(o[i], sum[i]);
+        }
+    }
+}
+
+// Adds the gradient of the table to `of_table`. A thread has some of the groups, so no two write to the same
+// place, and goes over the rows in blocks that stay in its cache.
+void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_table, i64 rows, i64 groups,
+                     i64 width) {
+    const i64 block = 256, parts = omp_get_max_threads();
+#pragma omp parallel for schedule(static)
+    for (i64 part = 0; part < parts; ++part)
+        for (i64 first = 0; first < rows; first += block)
+            for (i64 g = groups * part / parts; g < groups * (part + 1) / parts; ++g)
+                for (i64 row = first; row < rows && row < first + block; ++row) {
+                    i64 c = picked[row * groups + g];
+                    if (c < 0) continue;
+                    const F* d = of_out + row * width;
+                    float* entry = of_table + (c * groups + g) * width;
+#pragma omp simd
+                    for (i64 i = 0; i < width; ++i) entry[i] += wide(d[i]);
+                }
 }
 
 // A GRU's step (modules/gru.py has the formulas) from what input and state (rows, 3, width) give to r, z and

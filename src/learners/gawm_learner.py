@@ -107,9 +107,7 @@ class GAWMLearner:
         )
         candidates = read(CandidatesConfig, args)
         self.candidates = Candidates(self.world_model, mac, candidates) if candidates.candidates > 1 else None
-        self.behaviour = ImaginedPPO(
-            mac, self.world_model.feature_size, read(ImaginedPPOConfig, args), self.compute
-        )
+        self.behaviour = ImaginedPPO(mac, self.world_model, read(ImaginedPPOConfig, args), self.compute)
         if self.compute.compile:
             compiler = Compiler(self.compute)
             self.student.by_hand = self.world_model.by_hand = False
@@ -142,8 +140,9 @@ class GAWMLearner:
             obs_size=config.obs_shape if self.mac.sees_obs else 0,
             n_actions=config.n_actions,
             hidden_size=self.mac.initial_hidden(1).shape[-1],
-            feature_size=self.world_model.feature_size,
-            feature_dtype=self.compute.dtype,
+            width=self.world_model.width,
+            groups=self.world_model.latents.groups,
+            h_dtype=self.compute.dtype,
         )
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
@@ -212,6 +211,7 @@ class GAWMLearner:
         )
         with self.compute.autocast():
             state, _ = self.world_model.observe(data.obs, data.actions, data.is_first)
+            compact = state.compact(self.world_model.latents)
         moments = (mask & ~data.is_last).nonzero()
         chosen = torch.randint(len(moments), (self.config.imagination_starts,)).to(moments.device)
         at = tuple(moments[chosen].T)
@@ -222,11 +222,11 @@ class GAWMLearner:
             data.avail_actions[at],
             self._actor_memory(data, state)[at],
         )
-        return start, RealPlay(state.features, data.trend, data.continues, mask)
+        return start, RealPlay(compact, data.trend, data.continues, mask)
 
     def _actor_memory(self, data: Trajectories, state: LatentState) -> Tensor:
         """The policy's recurrent state before each observation, (B, T, n, hidden)."""
-        _, hiddens = self.mac.run_agent(self.mac.policy_inputs(data.obs, state.features))
+        _, hiddens = self.mac.run_agent(self.mac.policy_inputs(data.obs, state))
         return delayed(hiddens, self.mac.initial_hidden(len(hiddens)))
 
     def _log(self, t_env: int) -> None:

@@ -14,6 +14,7 @@ from components.optimisers import Adam
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
+from modules.world_models.world_model import CompactState, WorldModel
 from utils.compute import ComputeConfig
 from utils.rl_utils import clipped_surrogate, lambda_returns, masked_mean, softmax, standardised, taken
 
@@ -49,7 +50,7 @@ class ImaginedPPOConfig:
 class RealPlay(NamedTuple):
     """Real episodes as the world model's posterior sees them, to keep the critic in touch with reality."""
 
-    features: Tensor  # (B, T, n, feature_size)
+    state: CompactState  # (B, T, n, ...)
     reward: Tensor  # (B, T) on arrival
     continues: Tensor  # (B, T) on arrival, 0 where the task terminated
     mask: Tensor  # (B, T) bool, which records belong to the episode
@@ -60,7 +61,7 @@ class ImaginedPPO:
 
     Args:
         mac: the controller that acts; only its agent network is trained.
-        feature_size: length of one agent's world-model features, the critic's input.
+        model: the world model whose states the critic looks at.
         config: hyper-parameters.
         compute: how the networks are computed.
     """
@@ -68,13 +69,14 @@ class ImaginedPPO:
     def __init__(
         self,
         mac: BasicMAC,
-        feature_size: int,
+        model: WorldModel,
         config: ImaginedPPOConfig,
         compute: ComputeConfig,
     ) -> None:
         self.mac, self.compute = mac, compute
         self.config = config
-        self.critic = LatentCritic(feature_size, config.critic_width)
+        self.latents = model.latents
+        self.critic = LatentCritic(model.width, model.latents, config.critic_width)
         settings: dict[str, Any] = {"eps": config.optim_eps, "fused": True}
         self.actor_optimiser = Adam(mac.parameters(), lr=config.lr, **settings)
         self.critic_optimiser = Adam(self.critic.parameters(), lr=config.critic_lr, **settings)
@@ -97,8 +99,9 @@ class ImaginedPPO:
         for group in self.actor_optimiser.param_groups:
             group["lr"] = self.lr_schedule.eval(t_env)
         returns, advantages, weight = self._targets(data)
-        acted = data._replace(features=data.features[:, :-1])  # nothing is done at the last ones
-        real_features, real_returns = self._real_targets(real)
+        # Nothing is done in the last states.
+        acted = data._replace(h=data.h[:, :-1], picked=data.picked[:, :-1])
+        real_state, real_returns = self._real_targets(real)
         self._warn_of_large_returns(real_returns)
         statistics: list[dict[str, Tensor]] = []
         for _ in range(self.config.epochs):
@@ -108,10 +111,10 @@ class ImaginedPPO:
                 statistics.append(
                     {
                         **self._critic_step(
-                            chosen.features,
+                            self._states(chosen),
                             returns[index],
                             weight[index],
-                            real_features.index_select(0, real_index),
+                            real_state.at(real_index),
                             real_returns[real_index],
                         ),
                         **self._actor_step(chosen, advantages[index], weight[index]),
@@ -154,20 +157,20 @@ class ImaginedPPO:
     def _targets(self, data: Imagined) -> tuple[Tensor, Tensor, Tensor]:
         """Lambda-returns, standardised advantages, how likely each step is reached; all (N, H)."""
         with self.compute.autocast():
-            values = self.critic.value(data.features)
+            values = self.critic.value(self._states(data))
         everywhere = torch.ones_like(data.reward)
         returns = self._lambda_returns(data.reward, data.continues, everywhere, values)
         reached = torch.nn.functional.pad(data.continues[:, :-1], (1, 0), value=1.0).cumprod(dim=1)
         return returns, standardised(returns - values[:, :-1], reached), reached
 
     @torch.no_grad()
-    def _real_targets(self, real: RealPlay) -> tuple[Tensor, Tensor]:
-        """Features (M, n, feature_size) of all steps that another followed, and their lambda-returns (M,)."""
+    def _real_targets(self, real: RealPlay) -> tuple[CompactState, Tensor]:
+        """States (M, n, ...) of all steps that another followed, and their lambda-returns (M,)."""
         with self.compute.autocast():
-            values = self.critic.value(real.features)
+            values = self.critic.value(real.state)
         happened = real.mask[:, 1:]
         returns = self._lambda_returns(real.reward[:, 1:], real.continues[:, 1:], happened.float(), values)
-        return real.features[:, :-1][happened], returns[happened]
+        return real.state.at((slice(None), slice(-1))).at(happened), returns[happened]
 
     def _lambda_returns(self, reward: Tensor, continues: Tensor, mask: Tensor, values: Tensor) -> Tensor:
         """Of steps (N, T) with the values (N, T + 1) of the states before and after them."""
@@ -176,15 +179,15 @@ class ImaginedPPO:
 
     def _critic_step(
         self,
-        features: Tensor,
+        state: CompactState,
         returns: Tensor,
         weight: Tensor,
-        real_features: Tensor,
+        real_state: CompactState,
         real_returns: Tensor,
     ) -> dict[str, Tensor]:
         with self.compute.autocast():
-            imagined_loss = masked_mean(self.critic.loss(features, returns), weight)
-            real_loss = self.critic.loss(real_features, real_returns).sum() / max(len(real_returns), 1)
+            imagined_loss = masked_mean(self.critic.loss(state, returns), weight)
+            real_loss = self.critic.loss(real_state, real_returns).sum() / max(len(real_returns), 1)
         loss = imagined_loss + self.config.critic_real_scale * real_loss
         self.critic_optimiser.zero_grad()
         loss.backward()
@@ -197,7 +200,7 @@ class ImaginedPPO:
         }
 
     def _actor_step(self, data: Imagined, advantages: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        inputs = self.mac.policy_inputs(data.obs, data.features)
+        inputs = self.mac.policy_inputs(data.obs, self._states(data))
         with self.compute.autocast():
             logits, _ = self.mac.run_agent(inputs, data.actor_hidden)
         log_policy = masked_log_softmax(logits, data.avail_actions)
@@ -224,6 +227,9 @@ class ImaginedPPO:
             "policy_drift": drift,
             "agent_grad_norm": norm,
         }
+
+    def _states(self, data: Imagined) -> CompactState:
+        return CompactState(data.h, data.picked, self.latents)
 
     def _parts(self) -> dict[str, Any]:
         return {

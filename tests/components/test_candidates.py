@@ -19,7 +19,7 @@ class Policy:
 
     sees_obs = True
 
-    def policy_inputs(self, obs: Tensor, features: Tensor) -> Tensor:
+    def policy_inputs(self, obs: Tensor, state: LatentState) -> Tensor:
         return obs
 
     def run_agent(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from components.episode_buffer import EpisodeBatch
 from components.transforms import OneHot
 from controllers.latent_controller import LatentMAC
+from modules.world_models.world_model import LatentState
 from runners.acting import WindowActor
 
 B, T, N_AGENTS, N_ACTIONS, OBS = 3, 6, 2, 4, 5
@@ -139,10 +140,13 @@ def test_agents_communicate_through_the_model() -> None:
 
 def test_inside_the_model_the_policy_looks_at_features_alone() -> None:
     mac = make_mac()
-    features = torch.randn(7, N_AGENTS, mac.world_model.feature_size)
-    inputs = mac.policy_inputs(torch.randn(7, N_AGENTS, OBS), features)
-    assert torch.equal(inputs[..., : features.shape[-1]], features)
-    assert torch.equal(inputs, mac.policy_inputs(torch.full((7, N_AGENTS, OBS), torch.nan), features))
+    model = mac.world_model
+    h, logits = torch.randn(7, N_AGENTS, model.width), torch.randn(7, N_AGENTS, model.latents.size)
+    state = LatentState(h, model.latents.draw(logits, torch.rand(7, N_AGENTS) < 0.7))
+    inputs = mac.policy_inputs(torch.randn(7, N_AGENTS, OBS), state)
+    assert torch.equal(inputs[..., : model.feature_size], state.features)
+    assert torch.equal(inputs, mac.policy_inputs(torch.full((7, N_AGENTS, OBS), torch.nan), state))
+    assert torch.equal(inputs, mac.policy_inputs(torch.empty(7, N_AGENTS, 0), state.compact(model.latents)))
 
 
 def test_only_the_policy_is_offered_for_training() -> None:

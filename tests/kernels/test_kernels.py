@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import kernels
 from modules.gru import GRU
 from modules.world_models.latents import CategoricalLatents
-from modules.world_models.layers import NormSiLU
+from modules.world_models.layers import LatentLinear, NormSiLU
 
 SRC = Path(__file__).parents[2] / "src"
 FACTORS = [torch.float32, torch.bfloat16]
@@ -206,3 +206,37 @@ def test_without_a_compiler_one_warning_says_so_and_torch_does_it_all(
     assert "kernels.cpp can't be compiled" in record.getMessage()
     assert compiler in record.getMessage()
     assert not list(forgotten.glob("*.so"))
+
+
+@compiled
+@pytest.mark.parametrize("factors", FACTORS)
+@given(rows=sizes, classes=st.integers(1, 33), groups=sizes, width=sizes)
+@settings(max_examples=25, deadline=None)
+def test_columns_that_latents_pick(
+    factors: torch.dtype, rows: int, classes: int, groups: int, width: int
+) -> None:
+    torch.manual_seed(rows)
+    latents = CategoricalLatents(groups, classes, 0.01)
+    layer = LatentLinear(7, latents, width)
+    picked = latents.picked(latents.draw(torch.randn(rows, latents.size), torch.rand(rows) < 0.8))
+
+    def call(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        parameters = {"weight": weight, "bias": bias}
+        with torch.autocast("cpu", factors, enabled=factors == torch.bfloat16):
+            return torch.func.functional_call(layer, parameters, (h.to(factors), picked)).float()
+
+    ours, theirs = both_ways(call, torch.randn(rows, 7), *layer.parameters())
+    for result, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(result, expected, **TOLERANCE[factors])
+
+
+def test_latents_that_are_kept_as_their_classes_come_back() -> None:
+    torch.manual_seed(0)
+    for classes in (1, 32, 300):
+        latents = CategoricalLatents(5, classes, 0.0)
+        living = torch.rand(4, 3) < 0.5
+        for kind in FACTORS:
+            z = latents.draw(torch.randn(4, 3, latents.size), living).to(kind)
+            picked = latents.picked(z)
+            assert torch.equal(latents.one_hot(picked).to(kind), z)
+            assert torch.equal((picked >= 0).all(-1), living)

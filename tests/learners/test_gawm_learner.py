@@ -366,7 +366,7 @@ def test_bfloat16_learns_nearly_the_same(relative: str, monkeypatch: pytest.Monk
     for key in ("wm_kl", "wm_obs_loss", "wm_reward_loss", "wm_continue_loss"):
         assert statistics[key].item() == pytest.approx(expected[key].item(), rel=0.05)
     assert all(p.dtype == torch.float32 for p in rounded.world_model.parameters())
-    assert rounded.pseudo.all().features.dtype == torch.bfloat16
+    assert rounded.pseudo.all().h.dtype == torch.bfloat16
     weights, as_before = (learner.world_model.prior_head[0].weight for learner in (rounded, exact))
     assert not torch.allclose(weights, as_before, rtol=0, atol=1e-6)
 

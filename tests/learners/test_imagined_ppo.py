@@ -17,7 +17,13 @@ from components.imagination import (
 from components.pseudo_buffer import Imagined, ImaginedSizes, PseudoBuffer
 from controllers.basic_controller import BasicMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
-from modules.world_models.world_model import LatentState, Sight, WorldModel, WorldModelConfig
+from modules.world_models.world_model import (
+    CompactState,
+    LatentState,
+    Sight,
+    WorldModel,
+    WorldModelConfig,
+)
 from utils.compute import ComputeConfig
 from utils.rl_utils import sample_categorical
 
@@ -44,7 +50,7 @@ def make_model() -> WorldModel:
     return WorldModel(N_AGENTS, OBS, ACTIONS, WorldModelConfig(16, 4, 5, 0.01, 1, 2, 1, True))
 
 
-def make_ppo(mac: BasicMAC, feature_size: int, **changes: Any) -> ImaginedPPO:
+def make_ppo(mac: BasicMAC, model: WorldModel, **changes: Any) -> ImaginedPPO:
     values: dict[str, Any] = {
         "gamma": 0.95,
         "gae_lambda": 0.9,
@@ -64,21 +70,30 @@ def make_ppo(mac: BasicMAC, feature_size: int, **changes: Any) -> ImaginedPPO:
         "critic_width": 16,
         "critic_real_scale": 1.0,
     }
-    return ImaginedPPO(mac, feature_size, ImaginedPPOConfig(**{**values, **changes}), ComputeConfig())
+    return ImaginedPPO(mac, model, ImaginedPPOConfig(**{**values, **changes}), ComputeConfig())
 
 
-def make_real(feature_size: int) -> RealPlay:
+def make_states(*shape: int) -> CompactState:
+    """Of all but the last agent, who is dead."""
+    latents = make_model().latents
+    picked = torch.randint(latents.classes, (*shape, N_AGENTS, latents.groups), dtype=torch.int16)
+    picked[..., -1, :] = -1
+    return CompactState(torch.randn(*shape, N_AGENTS, make_model().width), picked, latents)
+
+
+def make_real() -> RealPlay:
     """Two episodes: three steps up to a terminal, five up to a time limit."""
     continues = torch.ones(2, 6)
     continues[0, 3] = 0
     mask = torch.arange(6) < torch.tensor([[4], [6]])
-    return RealPlay(torch.randn(2, 6, N_AGENTS, feature_size), torch.randn(2, 6), continues, mask)
+    return RealPlay(make_states(2, 6), torch.randn(2, 6), continues, mask)
 
 
 def make_start(model: WorldModel) -> Moment:
     avail = torch.rand(N, N_AGENTS, ACTIONS) < 0.6
     avail[..., 0] = True
-    z = torch.nn.functional.one_hot(torch.randint(5, (N, N_AGENTS, 4)), 5).flatten(-2).float()
+    latents = model.latents
+    z = latents.draw(torch.zeros(N, N_AGENTS, latents.size), torch.ones(N, N_AGENTS, dtype=torch.bool))
     return Moment(
         LatentState(torch.randn(N, N_AGENTS, model.width), z),
         torch.randn(N, N_AGENTS, OBS),
@@ -92,7 +107,7 @@ def test_an_imagined_rollouts_returns_equal_a_slow_reference() -> None:
     torch.manual_seed(0)
     model, mac = make_model(), make_mac()
     torch.nn.init.normal_(model.reward_head[-1].weight)  # type: ignore[arg-type]
-    ppo = make_ppo(mac, model.feature_size, gae_lambda=1.0)
+    ppo = make_ppo(mac, model, gae_lambda=1.0)
     torch.nn.init.normal_(ppo.critic.value_head[-1].weight)  # type: ignore[arg-type]
     data = imagine(model, mac, make_start(model), HORIZON)
     returns, _, reached = ppo._targets(data)
@@ -100,11 +115,11 @@ def test_an_imagined_rollouts_returns_equal_a_slow_reference() -> None:
         for start in range(HORIZON):
             total, discount = 0.0, 1.0
             for k in range(start, HORIZON):
-                parts = data.features[n, k + 1].split([model.width, model.latents.size], dim=-1)
-                predicted = model.predict(LatentState(*parts))
+                z = model.latents.one_hot(data.picked[n, k + 1]).float()
+                predicted = model.predict(LatentState(data.h[n, k + 1], z))
                 total += discount * model.reward_code.mean(predicted.reward_logits).mean().item()
                 discount *= 0.95 * torch.sigmoid(predicted.continue_logits).mean().item()
-            total += discount * ppo.critic.value(data.features[n, -1]).item()
+            total += discount * ppo.critic.value(ppo._states(data).at((n, -1))).item()
             assert returns[n, start].item() == pytest.approx(total, rel=1e-3, abs=1e-3)
     assert torch.all(reached[:, 0] == 1)
     assert torch.allclose(reached[:, 3], data.continues[:, :3].prod(dim=1))
@@ -112,18 +127,19 @@ def test_an_imagined_rollouts_returns_equal_a_slow_reference() -> None:
 
 def test_real_returns_stop_at_a_terminal_and_are_bootstrapped_at_a_time_limit() -> None:
     torch.manual_seed(0)
-    ppo = make_ppo(make_mac(), 6, gae_lambda=1.0)
+    ppo = make_ppo(make_mac(), make_model(), gae_lambda=1.0)
     torch.nn.init.normal_(ppo.critic.value_head[-1].weight)  # type: ignore[arg-type]
-    real = make_real(6)
-    features, returns = ppo._real_targets(real)
-    last_value = ppo.critic.value(real.features[1, 5]).item()
+    real = make_real()
+    states, returns = ppo._real_targets(real)
+    last_value = ppo.critic.value(real.state.at((1, 5))).item()
     expected = []
     for row, (steps, end) in enumerate([(3, 0.0), (5, last_value)]):
         for k in range(steps):
             rewards = [0.95 ** (t - k) * real.reward[row, t + 1].item() for t in range(k, steps)]
             expected.append(sum(rewards) + 0.95 ** (steps - k) * end)
     assert returns.tolist() == pytest.approx(expected, abs=1e-4)
-    assert torch.equal(features, torch.cat([real.features[0, :3], real.features[1, :5]]))
+    assert torch.equal(states.h, torch.cat([real.state.h[0, :3], real.state.h[1, :5]]))
+    assert torch.equal(states.picked, torch.cat([real.state.picked[0, :3], real.state.picked[1, :5]]))
 
 
 def test_imagination_starts_in_reality_and_only_takes_available_actions() -> None:
@@ -133,7 +149,8 @@ def test_imagination_starts_in_reality_and_only_takes_available_actions() -> Non
     data = imagine(model, mac, start, HORIZON)
     assert torch.equal(data.obs[:, 0], start.obs)
     assert torch.equal(data.avail_actions[:, 0], start.avail_actions)
-    assert torch.equal(data.features[:, 0], start.state.features)
+    states = CompactState(data.h, data.picked, model.latents)
+    assert torch.equal(states.features[:, 0], start.state.features)
     assert data.avail_actions.any(dim=-1).all()
     assert data.avail_actions.gather(-1, data.actions.unsqueeze(-1)).all()
 
@@ -158,16 +175,16 @@ def test_the_policy_sees_observations_only() -> None:
         decisions.append(act(mac, moment._replace(state=state)))
     assert all(torch.equal(one, other) for one, other in zip(*decisions, strict=True))
     data = imagine(model, mac, make_start(model), HORIZON)
-    ppo = make_ppo(mac, model.feature_size)
+    ppo = make_ppo(mac, model)
     before = {name: value.clone() for name, value in mac.agent.state_dict().items()}
     advantages, weight = torch.randn(N, HORIZON), torch.ones(N, HORIZON)
     stepped = []
-    for features in (data.features, torch.randn_like(data.features)):
+    for h, picked in ((data.h, data.picked), (torch.randn_like(data.h), data.picked.roll(1, 0))):
         mac.agent.load_state_dict(before)
-        ppo = make_ppo(mac, model.feature_size)
-        traced = data._replace(features=features.requires_grad_())
+        ppo = make_ppo(mac, model)
+        traced = data._replace(h=h.requires_grad_(), picked=picked)
         ppo._actor_step(traced, advantages, weight)
-        assert features.grad is None
+        assert h.grad is None
         stepped.append({name: value.clone() for name, value in mac.agent.state_dict().items()})
     for name in before:
         assert torch.equal(stepped[0][name], stepped[1][name])
@@ -177,15 +194,14 @@ def test_the_policy_sees_observations_only() -> None:
 def test_behaviour_learning_changes_neither_world_model_nor_gets_the_critic_into_the_policy() -> None:
     torch.manual_seed(0)
     model, mac = make_model(), make_mac()
-    ppo = make_ppo(mac, model.feature_size)
+    ppo = make_ppo(mac, model)
     model_before = [parameter.clone() for parameter in model.parameters()]
     agent_before = [parameter.clone() for parameter in mac.parameters()]
     data = imagine(model, mac, make_start(model), HORIZON)
     assert not any(field.requires_grad for field in data)
-    real = make_real(model.feature_size)
-    ppo._critic_step(
-        data.features[:, :-1], torch.randn(N, HORIZON), torch.ones(N, HORIZON), *ppo._real_targets(real)
-    )
+    real = make_real()
+    acted = ppo._states(data).at((slice(None), slice(-1)))
+    ppo._critic_step(acted, torch.randn(N, HORIZON), torch.ones(N, HORIZON), *ppo._real_targets(real))
     assert all(torch.equal(a, b) for a, b in zip(agent_before, mac.parameters(), strict=True))
     ppo.update(data, real, t_env=0)
     assert all(torch.equal(a, b) for a, b in zip(model_before, model.parameters(), strict=True))
@@ -199,7 +215,7 @@ def test_forced_steps_teach_the_policy_nothing() -> None:
     forced = torch.zeros_like(data.avail_actions)
     forced[..., 2] = True
     before = [parameter.clone() for parameter in mac.parameters()]
-    make_ppo(mac, model.feature_size)._actor_step(
+    make_ppo(mac, model)._actor_step(
         data._replace(avail_actions=forced, actions=torch.full_like(data.actions, 2)),
         torch.randn(N, HORIZON),
         torch.ones(N, HORIZON),
@@ -210,7 +226,7 @@ def test_forced_steps_teach_the_policy_nothing() -> None:
 def test_ppo_learns_which_action_pays() -> None:
     torch.manual_seed(0)
     mac = make_mac()
-    ppo = make_ppo(mac, 6, lr=1e-2, epochs=4, entropy_target=0.1)
+    ppo = make_ppo(mac, make_model(), lr=1e-2, epochs=4, entropy_target=0.1)
     for _ in range(30):
         obs = torch.randn(64, HORIZON, N_AGENTS, OBS)
         avail = torch.ones(64, HORIZON, N_AGENTS, ACTIONS, dtype=torch.bool)
@@ -221,19 +237,19 @@ def test_ppo_learns_which_action_pays() -> None:
         actions = sample_categorical(log_policy.exp())
         log_probs = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         reward = (actions == 1).float().mean(dim=-1)
-        features = torch.zeros(64, HORIZON + 1, N_AGENTS, 6)
+        h, picked, _ = make_states(64, HORIZON + 1)
         continues = torch.zeros(64, HORIZON)
-        data = Imagined(obs, avail, actions, log_probs, hidden, features, reward, continues)
+        data = Imagined(obs, avail, actions, log_probs, hidden, 0 * h, picked, reward, continues)
         data = data._replace(continues=torch.ones_like(continues))
-        ppo.update(data, make_real(6), t_env=0)
+        ppo.update(data, make_real(), t_env=0)
     assert log_policy.exp()[..., 1].mean().item() > 0.8
 
 
 def test_returns_that_the_critic_cannot_tell_apart_are_warned_of_once(caplog) -> None:
     model, mac = make_model(), make_mac()
-    ppo = make_ppo(mac, model.feature_size)
+    ppo = make_ppo(mac, model)
     data = imagine(model, mac, make_start(model), HORIZON)
-    real = make_real(model.feature_size)
+    real = make_real()
     ppo.update(data, real, t_env=0)
     assert not caplog.records
     for _ in range(2):
@@ -244,14 +260,14 @@ def test_returns_that_the_critic_cannot_tell_apart_are_warned_of_once(caplog) ->
 def test_the_learning_rate_falls_linearly() -> None:
     torch.manual_seed(0)
     model, mac = make_model(), make_mac()
-    ppo = make_ppo(mac, model.feature_size)
+    ppo = make_ppo(mac, model)
     data = imagine(model, mac, make_start(model), HORIZON)
-    ppo.update(data, make_real(model.feature_size), t_env=500)
+    ppo.update(data, make_real(), t_env=500)
     assert ppo.actor_optimiser.param_groups[0]["lr"] == pytest.approx(5.5e-4)
 
 
 def test_the_entropy_bonus_follows_the_target() -> None:
-    ppo = make_ppo(make_mac(), 6)
+    ppo = make_ppo(make_mac(), make_model())
 
     def bonus_after(share: float, t_env: int) -> float:
         ppo.entropy_coef = 0.05
@@ -268,9 +284,9 @@ def test_the_entropy_bonus_follows_the_target() -> None:
 
 def test_without_a_target_the_entropy_bonus_decays() -> None:
     model, mac = make_model(), make_mac()
-    ppo = make_ppo(mac, model.feature_size, entropy_target=None, entropy_coef=0.001, entropy_decay=0.9)
+    ppo = make_ppo(mac, model, entropy_target=None, entropy_coef=0.001, entropy_decay=0.9)
     data = imagine(model, mac, make_start(model), HORIZON)
-    statistics = ppo.update(data, make_real(model.feature_size), t_env=0)
+    statistics = ppo.update(data, make_real(), t_env=0)
     assert statistics["entropy_coef"].item() == pytest.approx(0.001 * 0.9**4)  # 2 epochs of 2 minibatches
 
 
@@ -279,12 +295,12 @@ def test_the_entropy_bonus_counts_nats_without_a_target_and_shares_of_the_unifor
     model, mac = make_model(), make_mac()
     data = imagine(model, mac, make_start(model), HORIZON)
     data = data._replace(avail_actions=torch.ones_like(data.avail_actions))
-    acted = data._replace(features=data.features[:, :-1])
+    acted = data._replace(h=data.h[:, :-1], picked=data.picked[:, :-1])
     before = {name: value.clone() for name, value in mac.agent.state_dict().items()}
     norms = []
     for target in (None, 0.5):
         mac.agent.load_state_dict(before)
-        ppo = make_ppo(mac, model.feature_size, entropy_target=target)
+        ppo = make_ppo(mac, model, entropy_target=target)
         nothing, everywhere = torch.zeros(N, HORIZON), torch.ones(N, HORIZON)
         norms.append(ppo._actor_step(acted, nothing, everywhere)["agent_grad_norm"])
     assert norms[0] > 0
@@ -315,15 +331,15 @@ def test_the_pseudo_buffer_keeps_the_last_rounds() -> None:
     torch.manual_seed(0)
     model, mac = make_model(), make_mac()
     rounds = [imagine(model, mac, make_start(model), HORIZON) for _ in range(3)]
-    hidden_size, feature_size = rounds[0].actor_hidden.shape[-1], rounds[0].features.shape[-1]
     sizes = ImaginedSizes(
         len(rounds[0].obs),
         HORIZON,
         N_AGENTS,
         OBS,
         ACTIONS,
-        hidden_size=hidden_size,
-        feature_size=feature_size,
+        hidden_size=rounds[0].actor_hidden.shape[-1],
+        width=model.width,
+        groups=model.latents.groups,
     )
     buffer, twin = PseudoBuffer(2, sizes), PseudoBuffer(2, sizes)
     buffer.insert(rounds[0])

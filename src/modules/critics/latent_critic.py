@@ -1,36 +1,41 @@
-"""The centralised critic of imagined play: one team value from every agent's world-model features."""
+"""The centralised critic of imagined play: one team value from every agent's world-model state."""
 
 from torch import Tensor, nn
 
-from modules.world_models.layers import NormSiLU, mlp
+from modules.world_models.latents import CategoricalLatents
+from modules.world_models.layers import LatentLinear, NormSiLU, mlp
 from modules.world_models.symlog import TwoHot
+from modules.world_models.world_model import CompactState
 
 
 class LatentCritic(nn.Module):
     """A shared network per agent, the mean over agents, then a distribution of the team's return.
 
     Args:
-        feature_size: length of one agent's features.
+        state_width: length of one agent's deterministic state.
+        latents: its stochastic state.
         width: hidden units.
     """
 
-    def __init__(self, feature_size: int, width: int) -> None:
+    def __init__(self, state_width: int, latents: CategoricalLatents, width: int) -> None:
         super().__init__()
         self.two_hot = TwoHot()
-        self.agent_encoder = nn.Sequential(mlp(feature_size, width, width, 1), NormSiLU(width))
+        self.of_state = LatentLinear(state_width, latents, width)
+        self.agent_encoder = nn.Sequential(NormSiLU(width), nn.Linear(width, width), NormSiLU(width))
         self.value_head = mlp(width, width, len(self.two_hot.bins), 1)
         nn.init.zeros_(self.value_head[-1].weight)  # type: ignore[arg-type]  # start at a value of zero
         nn.init.zeros_(self.value_head[-1].bias)  # type: ignore[arg-type]
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(..., n_agents, feature_size) -> (..., bins) logits, float32 in any precision."""
-        logits: Tensor = self.value_head(self.agent_encoder(features).mean(dim=-2))
+    def forward(self, state: CompactState) -> Tensor:
+        """States (..., n_agents, ...) -> (..., bins) logits, float32 in any precision."""
+        encoded = self.agent_encoder(self.of_state(state.h, state.picked))
+        logits: Tensor = self.value_head(encoded.mean(dim=-2))
         return logits.float()
 
-    def value(self, features: Tensor) -> Tensor:
-        """(..., n_agents, feature_size) -> (...) expected return."""
-        return self.two_hot.mean(self(features))
+    def value(self, state: CompactState) -> Tensor:
+        """States (..., n_agents, ...) -> (...) expected return."""
+        return self.two_hot.mean(self(state))
 
-    def loss(self, features: Tensor, returns: Tensor) -> Tensor:
+    def loss(self, state: CompactState, returns: Tensor) -> Tensor:
         """Cross-entropy (...) to the returns (...)."""
-        return self.two_hot.loss(self(features), returns)
+        return self.two_hot.loss(self(state), returns)

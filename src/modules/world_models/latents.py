@@ -76,6 +76,18 @@ class CategoricalLatents(NamedTuple):
             kernels.of(logits.dtype).draw(logits, uniforms, living.float().contiguous(), probs, drawn, *sizes)
             return drawn
 
+    def picked(self, z: Tensor) -> Tensor:
+        """The classes (..., groups) int16 of flat one-hot samples (..., size), -1 where there is none."""
+        numbers = torch.arange(1, self.classes + 1, device=z.device).unsqueeze(-1)
+        by_group = torch.kron(numbers, torch.eye(self.groups, device=z.device))
+        exact = z if self.classes <= 256 else z.float()  # bfloat16 has all numbers up to 256
+        # Kernels look up what they are given, so it is within bounds in any case.
+        return (exact @ by_group.to(exact.dtype)).clamp_(0, self.classes).to(torch.int16) - 1
+
+    def one_hot(self, picked: Tensor) -> Tensor:
+        """Flat one-hot samples (..., size) bool of the classes (..., groups), zero where a class is -1."""
+        return (picked.unsqueeze(-2) == torch.arange(self.classes, device=picked.device)[:, None]).flatten(-2)
+
     def balanced_kl(self, posterior: Tensor, prior_logits: Tensor, share: float) -> Tensor:
         """KL(posterior || prior) (...) in nats, summed over the groups.
 

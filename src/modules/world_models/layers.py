@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 import kernels
+from modules.world_models.latents import CategoricalLatents
 
 SHARES = 32  # of all rows whose gradients of a norm's gain and bias are summed up one beside the other
 
@@ -50,6 +51,51 @@ class _NormSiLU(torch.autograd.Function):
         sizes = (SHARES, statistics.shape[1], len(gain))
         kernels.of(x.dtype).norm_silu_back(*seen, of_x, of_norm, *sizes)
         return of_x, *of_norm.sum(dim=1)
+
+
+class LatentLinear(nn.Linear):
+    """A linear layer on a world model's features (h, z) that is given the classes of z.
+
+    Each picks a column of the weights: a product with one-hot numbers is mostly one with zeros.
+
+    Args:
+        width: length of h.
+        latents: what z are samples of.
+        outputs: numbers that it puts out.
+    """
+
+    def __init__(self, width: int, latents: CategoricalLatents, outputs: int) -> None:
+        super().__init__(width + latents.size, outputs)
+        self.latents = latents
+
+    def forward(self, h: Tensor, picked: Tensor) -> Tensor:  # type: ignore[override]
+        """(..., width), (..., groups) int16 -> (..., outputs)."""
+        if not kernels.serve(h):
+            z = self.latents.one_hot(picked).to(h.dtype)
+            return F.linear(torch.cat([h, z], dim=-1), self.weight, self.bias)
+        of_h, of_z = self.weight.split([h.shape[-1], self.latents.size], dim=1)
+        by_both: Tensor = _AddPicked.apply(F.linear(h, of_h, self.bias), of_z, picked)
+        return by_both
+
+
+class _AddPicked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, by_h: Tensor, weight: Tensor, picked: Tensor) -> Tensor:
+        ctx.mark_dirty(by_h)
+        ctx.save_for_backward(picked.contiguous())
+        ctx.inputs = weight.shape[1]
+        ctx.sizes = (picked.numel() // picked.shape[-1], picked.shape[-1], len(weight))
+        table = weight.T.to(by_h.dtype).contiguous()
+        kernels.of(by_h.dtype).add_picked(picked.contiguous(), table, by_h, *ctx.sizes)
+        return by_h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (picked,) = ctx.saved_tensors
+        of_table = torch.zeros(ctx.inputs, gradient.shape[-1])
+        kernels.of(gradient.dtype).add_picked_back(picked, gradient.contiguous(), of_table, *ctx.sizes)
+        return gradient, of_table.T, None
 
 
 class FusionLayer(nn.Module):

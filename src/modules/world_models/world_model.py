@@ -21,7 +21,7 @@ time steps at once.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +59,41 @@ class LatentState(NamedTuple):
     @property
     def features(self) -> Tensor:
         """(..., n_agents, width + latent size), rounded where autocast rounds what networks read."""
-        h, z, kind = self.h, self.z, self.h.device.type
-        if torch.is_autocast_enabled(kind):
-            h, z = (part.to(torch.get_autocast_dtype(kind)) for part in self)
-        return torch.cat([h, z], dim=-1)
+        return torch.cat(self.rounded(), dim=-1)
+
+    def rounded(self) -> "LatentState":
+        """The same as networks read it, rounded where autocast rounds."""
+        kind = self.h.device.type
+        if not torch.is_autocast_enabled(kind):
+            return self
+        return LatentState(*(part.to(torch.get_autocast_dtype(kind)) for part in self))
+
+    def compact(self, latents: CategoricalLatents) -> "CompactState":
+        """The same for keeping."""
+        h, z = self.rounded()
+        return CompactState(h, latents.picked(z), latents)
 
     @property
     def living(self) -> Tensor:
         """(..., n_agents) bool: the dead have no latent."""
         return self.z.amax(dim=-1) > 0  # an eighth of the time that any() takes
+
+
+class CompactState(NamedTuple):
+    """Latent states in a fraction of their room, as the behaviour keeps them."""
+
+    h: Tensor  # (..., n_agents, width) rounded where autocast rounded what networks read
+    picked: Tensor  # (..., n_agents, groups) int16, which class each latent has, -1 if the agent is dead
+    latents: CategoricalLatents
+
+    @property
+    def features(self) -> Tensor:
+        """``LatentState.features`` as they were."""
+        return torch.cat([self.h, self.latents.one_hot(self.picked).to(self.h.dtype)], dim=-1)
+
+    def at(self, where: Any) -> "CompactState":
+        """The states at an index into the leading dimensions."""
+        return self._replace(h=self.h[where], picked=self.picked[where])
 
 
 class Sight(NamedTuple):
