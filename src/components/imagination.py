@@ -59,7 +59,7 @@ def imagine(
         if step < horizon:
             moment = imagined_moment(model, mac, state, decision.actor_hidden)
     obs, avail, actions, log_probs = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
-    h, picked, _ = zip(*states, strict=True)
+    h, picked, *_ = zip(*states, strict=True)
     visited = torch.stack(h, dim=1)
     reward, continues = model.team_outcome(visited[:, 1:])
     kept = (visited, torch.stack(picked, dim=1))
@@ -68,7 +68,7 @@ def imagine(
 
 def imagined_moment(model: WorldModel, mac: BasicMAC, state: LatentState, actor_hidden: Tensor) -> Moment:
     """Where the agents find themselves in an imagined state."""
-    sight = model.sight(state.features, mac.sees_obs)
+    sight = model.sight(state, mac.sees_obs)
     return Moment(state, *decode(sight, state.living), actor_hidden)
 
 

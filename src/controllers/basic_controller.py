@@ -18,7 +18,8 @@ from utils.rl_utils import delayed, taken
 from utils.typed_args import read
 
 if TYPE_CHECKING:
-    from modules.world_models.world_model import CompactState, LatentState
+    from modules.world_models.latents import CompactState
+    from modules.world_models.world_model import LatentState
 
 BLOCKED = torch.finfo(torch.float32).min / 2
 """Logit of an unavailable action. Its probability is exactly zero beside any logit a network can

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from components.episode_buffer import EpisodeBatch
 from controllers.basic_controller import BasicMAC
-from modules.world_models.world_model import CompactState, LatentState, WorldModel, WorldModelConfig
+from modules.world_models.latents import CompactState
+from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
 from utils.typed_args import read
 
 

@@ -100,7 +100,8 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
     def address_of(kind: torch.dtype) -> Callable[[Tensor], int]:
         def address(tensor: Tensor) -> int:
             if tensor.dtype != kind or not tensor.is_contiguous():
-                raise TypeError(f"a contiguous tensor of {kind} was expected, not {tensor.dtype}.")
+                given = f"one of {tensor.dtype} with strides {tensor.stride()}"
+                raise TypeError(f"a contiguous tensor of {kind} was expected, not {given}.")
             return tensor.data_ptr()
 
         return address

@@ -14,7 +14,8 @@ from components.optimisers import Adam
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
-from modules.world_models.world_model import CompactState, WorldModel
+from modules.world_models.latents import CompactState
+from modules.world_models.world_model import WorldModel
 from utils.compute import ComputeConfig
 from utils.rl_utils import clipped_surrogate, lambda_returns, masked_mean, softmax, standardised, taken
 

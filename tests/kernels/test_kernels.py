@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import kernels
 from modules.gru import GRU
-from modules.world_models.latents import CategoricalLatents
+from modules.world_models.latents import CategoricalLatents, CompactState
 from modules.world_models.layers import LatentLinear, NormSiLU
 
 SRC = Path(__file__).parents[2] / "src"
@@ -220,12 +220,14 @@ def test_columns_that_latents_pick(
     layer = LatentLinear(7, latents, width)
     picked = latents.picked(latents.draw(torch.randn(rows, latents.size), torch.rand(rows) < 0.8))
 
-    def call(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def call(h: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        state = CompactState(h.to(factors), picked, latents, z.to(factors))
         parameters = {"weight": weight, "bias": bias}
         with torch.autocast("cpu", factors, enabled=factors == torch.bfloat16):
-            return torch.func.functional_call(layer, parameters, (h.to(factors), picked)).float()
+            return torch.func.functional_call(layer, parameters, (state,)).float()
 
-    ours, theirs = both_ways(call, torch.randn(rows, 7), *layer.parameters())
+    z = latents.one_hot(picked).float()
+    ours, theirs = both_ways(call, torch.randn(rows, 7), z, *layer.parameters())
     for result, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(result, expected, **TOLERANCE[factors])
 

@@ -17,8 +17,8 @@ from components.imagination import (
 from components.pseudo_buffer import Imagined, ImaginedSizes, PseudoBuffer
 from controllers.basic_controller import BasicMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
+from modules.world_models.latents import CompactState
 from modules.world_models.world_model import (
-    CompactState,
     LatentState,
     Sight,
     WorldModel,
@@ -237,7 +237,7 @@ def test_ppo_learns_which_action_pays() -> None:
         actions = sample_categorical(log_policy.exp())
         log_probs = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         reward = (actions == 1).float().mean(dim=-1)
-        h, picked, _ = make_states(64, HORIZON + 1)
+        h, picked, *_ = make_states(64, HORIZON + 1)
         continues = torch.zeros(64, HORIZON)
         data = Imagined(obs, avail, actions, log_probs, hidden, 0 * h, picked, reward, continues)
         data = data._replace(continues=torch.ones_like(continues))

@@ -2,10 +2,9 @@
 
 from torch import Tensor, nn
 
-from modules.world_models.latents import CategoricalLatents
-from modules.world_models.layers import LatentLinear, NormSiLU, mlp
+from modules.world_models.latents import CategoricalLatents, CompactState
+from modules.world_models.layers import NormSiLU, latent_mlp, mlp
 from modules.world_models.symlog import TwoHot
-from modules.world_models.world_model import CompactState
 
 
 class LatentCritic(nn.Module):
@@ -20,16 +19,14 @@ class LatentCritic(nn.Module):
     def __init__(self, state_width: int, latents: CategoricalLatents, width: int) -> None:
         super().__init__()
         self.two_hot = TwoHot()
-        self.of_state = LatentLinear(state_width, latents, width)
-        self.agent_encoder = nn.Sequential(NormSiLU(width), nn.Linear(width, width), NormSiLU(width))
+        self.agent_encoder = nn.Sequential(latent_mlp(state_width, latents, width, width, 1), NormSiLU(width))
         self.value_head = mlp(width, width, len(self.two_hot.bins), 1)
         nn.init.zeros_(self.value_head[-1].weight)  # type: ignore[arg-type]  # start at a value of zero
         nn.init.zeros_(self.value_head[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, state: CompactState) -> Tensor:
         """States (..., n_agents, ...) -> (..., bins) logits, float32 in any precision."""
-        encoded = self.agent_encoder(self.of_state(state.h, state.picked))
-        logits: Tensor = self.value_head(encoded.mean(dim=-2))
+        logits: Tensor = self.value_head(self.agent_encoder(state).mean(dim=-2))
         return logits.float()
 
     def value(self, state: CompactState) -> Tensor:

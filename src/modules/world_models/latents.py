@@ -1,5 +1,7 @@
 """Stochastic latents: groups of categoricals with straight-through gradients (Hafner et al., 2021)."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import torch
@@ -82,7 +84,7 @@ class CategoricalLatents(NamedTuple):
         by_group = torch.kron(numbers, torch.eye(self.groups, device=z.device))
         exact = z if self.classes <= 256 else z.float()  # bfloat16 has all numbers up to 256
         # Kernels look up what they are given, so it is within bounds in any case.
-        return (exact @ by_group.to(exact.dtype)).clamp_(0, self.classes).to(torch.int16) - 1
+        return (exact @ by_group.to(exact.dtype)).round_().clamp_(0, self.classes).to(torch.int16) - 1
 
     def one_hot(self, picked: Tensor) -> Tensor:
         """Flat one-hot samples (..., size) bool of the classes (..., groups), zero where a class is -1."""
@@ -108,6 +110,25 @@ class CategoricalLatents(NamedTuple):
             posterior, prior = posterior.clamp_min(tiny), prior.clamp_min(tiny)
         divergence: Tensor = _BalancedKL.apply(posterior, prior, share)
         return divergence
+
+
+class CompactState(NamedTuple):
+    """A world model's states by the classes of their latents, in a fraction of the room of ones and zeros."""
+
+    h: Tensor  # (..., n_agents, width) deterministic, rounded where autocast rounds what networks read
+    picked: Tensor  # (..., n_agents, groups) int16, the class of each latent, -1 if the agent is dead
+    latents: CategoricalLatents
+    z: Tensor | None = None  # (..., n_agents, size) the samples, where gradients are to reach them
+
+    @property
+    def features(self) -> Tensor:
+        """(..., n_agents, width + size), the latents as ones and zeros."""
+        z = self.latents.one_hot(self.picked).to(self.h.dtype) if self.z is None else self.z
+        return torch.cat([self.h, z], dim=-1)
+
+    def at(self, where: Any) -> CompactState:
+        """The states at an index into the leading dimensions, without gradients to the samples."""
+        return CompactState(self.h[where], self.picked[where], self.latents)
 
 
 class _FusedKL(torch.autograd.Function):

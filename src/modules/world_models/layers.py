@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 import kernels
-from modules.world_models.latents import CategoricalLatents
+from modules.world_models.latents import CategoricalLatents, CompactState
 
 SHARES = 32  # of all rows whose gradients of a norm's gain and bias are summed up one beside the other
 
@@ -20,6 +20,14 @@ def mlp(input_size: int, width: int, output_size: int, layers: int) -> nn.Sequen
         parts += [nn.Linear(input_size, width), NormSiLU(width)]
         input_size = width
     return nn.Sequential(*parts, nn.Linear(input_size, output_size))
+
+
+def latent_mlp(
+    state_width: int, latents: CategoricalLatents, width: int, output_size: int, layers: int
+) -> nn.Sequential:
+    """``mlp`` on a world model's features, or on states by the classes of their latents."""
+    first = LatentLinear(state_width, latents, width)
+    return nn.Sequential(first, NormSiLU(width), *mlp(width, width, output_size, layers - 1))
 
 
 class NormSiLU(nn.LayerNorm):
@@ -54,9 +62,9 @@ class _NormSiLU(torch.autograd.Function):
 
 
 class LatentLinear(nn.Linear):
-    """A linear layer on a world model's features (h, z) that is given the classes of z.
+    """A linear layer on a world model's features (h, z), or on states by the classes of their latents.
 
-    Each picks a column of the weights: a product with one-hot numbers is mostly one with zeros.
+    Each class picks a column of the weights: a product with ones and zeros is mostly one with zeros.
 
     Args:
         width: length of h.
@@ -66,36 +74,37 @@ class LatentLinear(nn.Linear):
 
     def __init__(self, width: int, latents: CategoricalLatents, outputs: int) -> None:
         super().__init__(width + latents.size, outputs)
-        self.latents = latents
 
-    def forward(self, h: Tensor, picked: Tensor) -> Tensor:  # type: ignore[override]
-        """(..., width), (..., groups) int16 -> (..., outputs)."""
-        if not kernels.serve(h):
-            z = self.latents.one_hot(picked).to(h.dtype)
-            return F.linear(torch.cat([h, z], dim=-1), self.weight, self.bias)
-        of_h, of_z = self.weight.split([h.shape[-1], self.latents.size], dim=1)
-        by_both: Tensor = _AddPicked.apply(F.linear(h, of_h, self.bias), of_z, picked)
+    def forward(self, x: Tensor | CompactState) -> Tensor:
+        """Features (..., width + latents' size), or states (...) -> (..., outputs)."""
+        if isinstance(x, Tensor):
+            return super().forward(x)
+        if not kernels.serve(x.h):
+            return super().forward(x.features)
+        of_h, of_z = self.weight.tensor_split([x.h.shape[-1]], dim=1)
+        by_both: Tensor = _AddPicked.apply(F.linear(x.h, of_h, self.bias), of_z, x.picked, x.z)
         return by_both
 
 
 class _AddPicked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, by_h: Tensor, weight: Tensor, picked: Tensor) -> Tensor:
+    def forward(ctx: Any, by_h: Tensor, of_z: Tensor, picked: Tensor, z: Tensor | None) -> Tensor:
         ctx.mark_dirty(by_h)
-        ctx.save_for_backward(picked.contiguous())
-        ctx.inputs = weight.shape[1]
-        ctx.sizes = (picked.numel() // picked.shape[-1], picked.shape[-1], len(weight))
-        table = weight.T.to(by_h.dtype).contiguous()
-        kernels.of(by_h.dtype).add_picked(picked.contiguous(), table, by_h, *ctx.sizes)
+        rows, picked = by_h.numel() // len(of_z), picked.contiguous()
+        ctx.sizes = (rows, picked.shape[-1], len(of_z))
+        ctx.save_for_backward(picked, of_z)
+        table = of_z.T.to(by_h.dtype).contiguous()
+        kernels.of(by_h.dtype).add_picked(picked, table, by_h, *ctx.sizes)
         return by_h
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        (picked,) = ctx.saved_tensors
-        of_table = torch.zeros(ctx.inputs, gradient.shape[-1])
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        picked, of_z = ctx.saved_tensors
+        of_table = torch.zeros(of_z.T.shape)
         kernels.of(gradient.dtype).add_picked_back(picked, gradient.contiguous(), of_table, *ctx.sizes)
-        return gradient, of_table.T, None
+        through = gradient @ of_z.to(gradient.dtype) if ctx.needs_input_grad[3] else None
+        return gradient, of_table.T, None, through
 
 
 class FusionLayer(nn.Module):

@@ -85,7 +85,7 @@ def _terms(
         "wm_continue_loss": _Term(_log_odds_loss(predicted.continue_logits, continues), acted),
     }
     if model.action_head is not None:
-        logits = model.action_head(state.features).flatten(0, 2).float()
+        logits = model.action_head(model.as_read(state)).flatten(0, 2).float()
         losses = F.cross_entropy(logits, data.actions.roll(1, dims=1).flatten(), reduction="none")
         terms["wm_action_loss"] = _Term(losses.view_as(kl), acted)
     return terms

@@ -21,7 +21,7 @@ time steps at once.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ from torch.nn import functional as F
 
 import kernels
 from modules.world_models import scan
-from modules.world_models.latents import CategoricalLatents
-from modules.world_models.layers import AgentFusion, mlp
+from modules.world_models.latents import CategoricalLatents, CompactState
+from modules.world_models.layers import AgentFusion, latent_mlp, mlp
 from modules.world_models.symlog import PlainNumber, TwoHot
 
 
@@ -68,32 +68,19 @@ class LatentState(NamedTuple):
             return self
         return LatentState(*(part.to(torch.get_autocast_dtype(kind)) for part in self))
 
-    def compact(self, latents: CategoricalLatents) -> "CompactState":
-        """The same for keeping."""
+    def compact(self, latents: CategoricalLatents) -> CompactState:
+        """The same for keeping, without gradients to the samples."""
+        return self.by_class(latents)._replace(z=None)
+
+    def by_class(self, latents: CategoricalLatents) -> CompactState:
+        """The same with the classes of the samples beside them."""
         h, z = self.rounded()
-        return CompactState(h, latents.picked(z), latents)
+        return CompactState(h, latents.picked(z.detach()), latents, z)
 
     @property
     def living(self) -> Tensor:
         """(..., n_agents) bool: the dead have no latent."""
         return self.z.amax(dim=-1) > 0  # an eighth of the time that any() takes
-
-
-class CompactState(NamedTuple):
-    """Latent states in a fraction of their room, as the behaviour keeps them."""
-
-    h: Tensor  # (..., n_agents, width) rounded where autocast rounded what networks read
-    picked: Tensor  # (..., n_agents, groups) int16, which class each latent has, -1 if the agent is dead
-    latents: CategoricalLatents
-
-    @property
-    def features(self) -> Tensor:
-        """``LatentState.features`` as they were."""
-        return torch.cat([self.h, self.latents.one_hot(self.picked).to(self.h.dtype)], dim=-1)
-
-    def at(self, where: Any) -> "CompactState":
-        """The states at an index into the leading dimensions."""
-        return self._replace(h=self.h[where], picked=self.picked[where])
 
 
 class Sight(NamedTuple):
@@ -145,12 +132,14 @@ class WorldModel(nn.Module):
         self.cell = nn.GRUCell(width, width)
         self.prior_head = mlp(width, width, self.latents.size, 1)
 
-        self.obs_head = mlp(self.feature_size, width, obs_size, layers)
-        self.avail_head = mlp(self.feature_size, width, n_actions, layers)
+        self.obs_head = latent_mlp(width, self.latents, width, obs_size, layers)
+        self.avail_head = latent_mlp(width, self.latents, width, n_actions, layers)
         self.alive_head = mlp(width, width, 1, layers)
         self.reward_head = mlp(width, width, self.reward_code.size, layers)
         self.continue_head = mlp(width, width, 1, layers)
-        self.action_head = mlp(self.feature_size, width, n_actions, layers) if config.wm_action_head else None
+        self.action_head = (
+            latent_mlp(width, self.latents, width, n_actions, layers) if config.wm_action_head else None
+        )
         nn.init.zeros_(self.reward_head[-1].weight)  # type: ignore[arg-type]  # start by predicting no reward
         nn.init.zeros_(self.reward_head[-1].bias)  # type: ignore[arg-type]
 
@@ -238,16 +227,21 @@ class WorldModel(nn.Module):
     def predict(self, state: LatentState) -> Prediction:
         """Run every head on states (..., n, ...); float32 in any precision."""
         return Prediction(
-            self.sight(state.features),
+            self.sight(state),
             alive_logits=self._alive_logits(state.h),
             reward_logits=self.reward_head(state.h).float(),
             continue_logits=self._continue_logits(state.h),
         )
 
-    def sight(self, features: Tensor, with_obs: bool = True) -> Sight:
-        """Run the local heads alone on (..., n, feature_size)."""
-        obs = self.obs_head(features).float() if with_obs else features[..., :0]
-        return Sight(obs, self.avail_head(features).float())
+    def sight(self, state: LatentState, with_obs: bool = True) -> Sight:
+        """Run the local heads alone on states (..., n, ...)."""
+        seen = self.as_read(state)
+        obs = self.obs_head(seen).float() if with_obs else state.h[..., :0]
+        return Sight(obs, self.avail_head(seen).float())
+
+    def as_read(self, state: LatentState) -> Tensor | CompactState:
+        """What the heads that look at h and z are given."""
+        return state.by_class(self.latents) if kernels.serve(state.h) else state.features
 
     def team_outcome(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """What it brings the team to arrive at deterministic states (..., n, width).
