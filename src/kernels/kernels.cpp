@@ -124,6 +124,64 @@ inline void mixed_softmax_back(const float* of_probs, const float* probs, F* of_
         }
 }
 
+constexpr i64 LANES = 16;  // floats in a vector register
+
+inline i64 padded(i64 size) { return (size + LANES - 1) / LANES * LANES; }
+
+// Rows of `size` numbers, `stride` apart, to where their rows and columns are `by_row` and `by_column` apart.
+inline void load(const F* from, i64 stride, float* to, i64 by_row, i64 by_column, i64 rows, i64 size) {
+    for (i64 row = 0; row < rows; ++row)
+#pragma omp simd
+        for (i64 i = 0; i < size; ++i) to[row * by_row + i * by_column] = wide(from[row * stride + i]);
+}
+
+inline void store(const float* from, i64 from_stride, F* to, i64 stride, i64 rows, i64 size) {
+    for (i64 row = 0; row < rows; ++row)
+#pragma omp simd
+        for (i64 i = 0; i < size; ++i) put(to[row * stride + i], from[row * from_stride + i]);
+}
+
+// A product of small matrices, a (rows, inner), its rows and columns `by_row` and `by_column` apart, times
+// b (inner, columns); the number of columns is padded. Some rows are summed up side by side, in registers.
+inline void multiply(const float* a, i64 by_row, i64 by_column, const float* b, float* out, i64 rows, i64 inner,
+                     i64 columns) {
+    constexpr i64 SIDE_BY_SIDE = 4;
+    for (i64 first = 0; first < rows; first += SIDE_BY_SIDE)
+        for (i64 column = 0; column < columns; column += LANES) {
+            const float* row[SIDE_BY_SIDE];
+            float sum[SIDE_BY_SIDE][LANES] = {};
+            for (i64 r = 0; r < SIDE_BY_SIDE; ++r)  // behind the end the last row again, which is not stored
+                row[r] = a + (first + r < rows ? first + r : rows - 1) * by_row;
+            for (i64 k = 0; k < inner; ++k)
+#pragma GCC unroll 4
+                for (i64 r = 0; r < SIDE_BY_SIDE; ++r)
+#pragma omp simd
+                    for (i64 i = 0; i < LANES; ++i)
+                        sum[r][i] += row[r][k * by_column] * b[k * columns + column + i];
+            for (i64 r = 0; r < SIDE_BY_SIDE && first + r < rows; ++r)
+                std::memcpy(out + (first + r) * columns + column, sum[r], sizeof sum[r]);
+        }
+}
+
+constexpr i64 COLUMNS = 64;  // that are summed up in registers
+
+// Adds `number` columns of the rows of a table that the classes of all groups pick; FULL: it is COLUMNS.
+template <bool FULL>
+inline void add_columns(const std::int16_t* classes, const F* table, F* out, i64 groups, i64 width, i64 number) {
+    const i64 columns = FULL ? COLUMNS : number;
+    float sum[COLUMNS];
+#pragma omp simd
+    for (i64 i = 0; i < columns; ++i) sum[i] = wide(out[i]);
+    for (i64 g = 0; g < groups; ++g) {
+        if (classes[g] < 0) continue;
+        const F* entry = table + (classes[g] * groups + g) * width;
+#pragma omp simd
+        for (i64 i = 0; i < columns; ++i) sum[i] += wide(entry[i]);
+    }
+#pragma omp simd
+    for (i64 i = 0; i < columns; ++i) put(out[i], sum[i]);
+}
+
 constexpr float TINY = 1.17549435e-38f;  // probabilities of zero count as this in a logarithm
 constexpr float EPSILON = 1e-5f;  // torch's, of a layer norm
 
@@ -244,103 +302,73 @@ void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
 // (groups, heads, agents, agents), of which each last row adds up to one.
 void attend(const F* query_key_value, F* attended, float* shares, i64 groups, i64 agents, i64 heads,
             i64 size) {
-    i64 width = heads * size, all = agents * size;
+    const i64 padded_agents = padded(agents), padded_size = padded(size), width = heads * size;
 #pragma omp parallel
     {
-        std::vector<float> scratch(3 * all);
-        float *q = scratch.data(), *k = q + all, *v = k + all;
+        std::vector<float> scratch(agents * (3 * padded_size + padded_agents) + size * padded_agents);
+        float *q = scratch.data(), *v = q + agents * padded_size, *out = v + agents * padded_size;
+        float *k_turned = out + agents * padded_size, *scores = k_turned + size * padded_agents;
 #pragma omp for schedule(static)
         for (i64 at = 0; at < groups * heads; ++at) {
-            i64 first = at / heads * agents, head = at % heads;
-            for (i64 i = 0; i < agents; ++i)
-                for (i64 part = 0; part < 3; ++part) {
-                    const F* from = query_key_value + (first + i) * 3 * width + part * width + head * size;
-                    float* to = q + part * all + i * size;
-#pragma omp simd
-                    for (i64 c = 0; c < size; ++c) to[c] = wide(from[c]);
-                }
-            float* scores = shares + at * agents * agents;
+            const i64 first = at / heads * agents;
+            const F* row = query_key_value + first * 3 * width + at % heads * size;
+            load(row, 3 * width, q, padded_size, 1, agents, size);
+            load(row + width, 3 * width, k_turned, 1, padded_agents, agents, size);
+            load(row + 2 * width, 3 * width, v, padded_size, 1, agents, size);
+            multiply(q, padded_size, 1, k_turned, scores, agents, size, padded_agents);
+
+            float* share = shares + at * agents * agents;
             for (i64 i = 0; i < agents; ++i) {
-                float *p = scores + i * agents, largest = -INFINITY;
-                for (i64 j = 0; j < agents; ++j) {
-                    float score = 0;
-#pragma omp simd reduction(+ : score)
-                    for (i64 c = 0; c < size; ++c) score += q[i * size + c] * k[j * size + c];
-                    p[j] = score;
-                    largest = score > largest ? score : largest;
-                }
-                for (i64 j = 0; j < agents; ++j) p[j] -= largest;
+                const float* score = scores + i * padded_agents;
+                float largest = -INFINITY;
+                for (i64 j = 0; j < agents; ++j) largest = score[j] > largest ? score[j] : largest;
+                for (i64 j = 0; j < agents; ++j) share[i * agents + j] = score[j] - largest;
             }
 #pragma omp simd
-            for (i64 i = 0; i < agents * agents; ++i) scores[i] = exponential(scores[i]);
+            for (i64 i = 0; i < agents * agents; ++i) share[i] = exponential(share[i]);
             for (i64 i = 0; i < agents; ++i) {
-                float *p = scores + i * agents, sum = 0;
-                for (i64 j = 0; j < agents; ++j) sum += p[j];
-                for (i64 j = 0; j < agents; ++j) p[j] *= 1.0f / sum;
-                float* out = q + i * size;  // nobody needs this query any more
-#pragma omp simd
-                for (i64 c = 0; c < size; ++c) out[c] = 0;
-                for (i64 j = 0; j < agents; ++j)
-#pragma omp simd
-                    for (i64 c = 0; c < size; ++c) out[c] += p[j] * v[j * size + c];
-                F* to = attended + (first + i) * width + head * size;
-#pragma omp simd
-                for (i64 c = 0; c < size; ++c) put(to[c], out[c]);
+                float sum = 0;
+                for (i64 j = 0; j < agents; ++j) sum += share[i * agents + j];
+                for (i64 j = 0; j < agents; ++j) share[i * agents + j] *= 1.0f / sum;
             }
+            multiply(share, agents, 1, v, out, agents, agents, padded_size);
+            store(out, padded_size, attended + first * width + at % heads * size, width, agents, size);
         }
     }
 }
 
 void attend_back(const F* of_attended, const F* query_key_value, const float* shares, F* of_input, i64 groups,
                  i64 agents, i64 heads, i64 size) {
-    i64 width = heads * size, all = agents * size;
+    const i64 padded_agents = padded(agents), padded_size = padded(size), width = heads * size;
 #pragma omp parallel
     {
-        std::vector<float> scratch(7 * all + agents);
-        float *q = scratch.data(), *k = q + all, *v = k + all, *g = v + all;
-        float *of_q = g + all, *of_k = of_q + all, *of_v = of_k + all, *of_p = of_v + all;
+        std::vector<float> scratch(agents * (4 * padded_size + padded_agents) + size * padded_agents);
+        float *q = scratch.data(), *k = q + agents * padded_size, *g = k + agents * padded_size;
+        float *out = g + agents * padded_size, *v_turned = out + agents * padded_size;
+        float* of_score = v_turned + size * padded_agents;
 #pragma omp for schedule(static)
         for (i64 at = 0; at < groups * heads; ++at) {
-            i64 first = at / heads * agents, head = at % heads;
+            const i64 first = at / heads * agents, column = at % heads * size;
+            const F* row = query_key_value + first * 3 * width + column;
+            F* of_row = of_input + first * 3 * width + column;
+            load(row, 3 * width, q, padded_size, 1, agents, size);
+            load(row + width, 3 * width, k, padded_size, 1, agents, size);
+            load(row + 2 * width, 3 * width, v_turned, 1, padded_agents, agents, size);
+            load(of_attended + first * width + column, width, g, padded_size, 1, agents, size);
+
+            const float* share = shares + at * agents * agents;
+            multiply(g, padded_size, 1, v_turned, of_score, agents, size, padded_agents);
             for (i64 i = 0; i < agents; ++i) {
-                for (i64 part = 0; part < 3; ++part) {
-                    const F* from = query_key_value + (first + i) * 3 * width + part * width + head * size;
-                    float* to = q + part * all + i * size;
-#pragma omp simd
-                    for (i64 c = 0; c < size; ++c) to[c] = wide(from[c]);
-                }
-                const F* from = of_attended + (first + i) * width + head * size;
-#pragma omp simd
-                for (i64 c = 0; c < size; ++c) g[i * size + c] = wide(from[c]);
+                float *d = of_score + i * padded_agents, mean = 0;
+                for (i64 j = 0; j < agents; ++j) mean += share[i * agents + j] * d[j];
+                for (i64 j = 0; j < agents; ++j) d[j] = share[i * agents + j] * (d[j] - mean);
             }
-            for (i64 c = 0; c < 3 * all; ++c) of_q[c] = 0;
-            for (i64 i = 0; i < agents; ++i) {
-                const float *p = shares + (at * agents + i) * agents, *gi = g + i * size;
-                float mean = 0;
-                for (i64 j = 0; j < agents; ++j) {
-                    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-                    for (i64 c = 0; c < size; ++c) sum += gi[c] * v[j * size + c];
-                    of_p[j] = sum;
-                    mean += p[j] * sum;
-                }
-                for (i64 j = 0; j < agents; ++j) {
-                    float of_score = p[j] * (of_p[j] - mean);
-#pragma omp simd
-                    for (i64 c = 0; c < size; ++c) {
-                        of_v[j * size + c] += p[j] * gi[c];
-                        of_q[i * size + c] += of_score * k[j * size + c];
-                        of_k[j * size + c] += of_score * q[i * size + c];
-                    }
-                }
-            }
-            for (i64 i = 0; i < agents; ++i)
-                for (i64 part = 0; part < 3; ++part) {
-                    F* to = of_input + (first + i) * 3 * width + part * width + head * size;
-                    const float* from = of_q + part * all + i * size;
-#pragma omp simd
-                    for (i64 c = 0; c < size; ++c) put(to[c], from[c]);
-                }
+            multiply(of_score, padded_agents, 1, k, out, agents, agents, padded_size);
+            store(out, padded_size, of_row, 3 * width, agents, size);
+            multiply(of_score, 1, padded_agents, q, out, agents, agents, padded_size);
+            store(out, padded_size, of_row + width, 3 * width, agents, size);
+            multiply(share, 1, agents, g, out, agents, agents, padded_size);
+            store(out, padded_size, of_row + 2 * width, 3 * width, agents, size);
         }
     }
 }
@@ -452,45 +480,40 @@ void kl_back(const float* of_divergence, const float* probs, const F* logits, fl
 // Adds to out (rows, width) the rows of a table (classes, groups, width) that the classes (rows, groups) pick; a
 // negative one picks nothing.
 void add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups, i64 width) {
-#pragma omp parallel
-    {
-        std::vector<float> scratch(width);
-        float* sum = scratch.data();
-#pragma omp for schedule(static)
-        for (i64 row = 0; row < rows; ++row) {
-            F* o = out + row * width;
-#pragma omp simd
-            for (i64 i = 0; i < width; ++i) sum[i] = wide(o[i]);
-            for (i64 g = 0; g < groups; ++g) {
-                i64 c = picked[row * groups + g];
-                if (c < 0) continue;
-                const F* entry = table + (c * groups + g) * width;
-#pragma omp simd
-                for (i64 i = 0; i < width; ++i) sum[i] += wide(entry[i]);
-            }
-#pragma omp simd
-            for (i64 i = 0; i < width; ++i) put(o[i], sum[i]);
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; ++row)
+        for (i64 column = 0; column < width; column += COLUMNS) {
+            F* o = out + row * width + column;
+            const std::int16_t* classes = picked + row * groups;
+            if (width - column >= COLUMNS)
+                add_columns<true>(classes, table + column, o, groups, width, COLUMNS);
+            else
+                add_columns<false>(classes, table + column, o, groups, width, width - column);
         }
-    }
 }
 
 // Adds the gradient of the table to `of_table`. A thread has some of the groups, so no two write to the same
 // place, and goes over the rows in blocks that stay in its cache.
 void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_table, i64 rows, i64 groups,
                      i64 width) {
-    const i64 block = 256, parts = omp_get_max_threads();
+    const i64 block = 32, parts = omp_get_max_threads();
 #pragma omp parallel for schedule(static)
-    for (i64 part = 0; part < parts; ++part)
-        for (i64 first = 0; first < rows; first += block)
+    for (i64 part = 0; part < parts; ++part) {
+        std::vector<float> gradients(block * width);
+        for (i64 first = 0; first < rows; first += block) {
+            const i64 number = rows - first < block ? rows - first : block;
+            load(of_out + first * width, width, gradients.data(), width, 1, number, width);
             for (i64 g = groups * part / parts; g < groups * (part + 1) / parts; ++g)
-                for (i64 row = first; row < rows && row < first + block; ++row) {
-                    i64 c = picked[row * groups + g];
+                for (i64 row = 0; row < number; ++row) {
+                    const i64 c = picked[(first + row) * groups + g];
                     if (c < 0) continue;
-                    const F* d = of_out + row * width;
+                    const float* d = gradients.data() + row * width;
                     float* entry = of_table + (c * groups + g) * width;
 #pragma omp simd
-                    for (i64 i = 0; i < width; ++i) entry[i] += wide(d[i]);
+                    for (i64 i = 0; i < width; ++i) entry[i] += d[i];
                 }
+        }
+    }
 }
 
 // A GRU's step (modules/gru.py has the formulas) from what input and state (rows, 3, width) give to r, z and
