@@ -98,7 +98,7 @@ class Candidates:
         error = self._error(state, torch.zeros_like(state.h[:, 0, 0]))
         errors = error
         for _ in range(self.config.candidate_predictions - 1):
-            moment = imagined_moment(self.model, self.mac, state, actor_hidden)
+            moment = imagined_moment(self.model, self.mac, state, self.model.as_read(state), actor_hidden)
             actions, _, actor_hidden = act(self.mac, moment)
             state = self.model.imagine(state, actions)
             error = self._error(state, error)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
+from modules.world_models.latents import CompactState
 from modules.world_models.world_model import LatentState, Sight, WorldModel
 from utils.rl_utils import log_softmax, sample_categorical, softmax, taken
 
@@ -50,25 +51,27 @@ def imagine(
     """
     moment = start
     steps: list[tuple[Tensor, ...]] = []
-    states = [start.state.compact(model.latents)]
+    seen = start.state.by_class(model.latents)
+    visited = [(seen.h, seen.picked)]
     for step in range(1, horizon + 1):
         decision = act(mac, moment)
         state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
         steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs))
-        states.append(state.compact(model.latents))
+        seen = state.by_class(model.latents)
+        visited.append((seen.h, seen.picked))
         if step < horizon:
-            moment = imagined_moment(model, mac, state, decision.actor_hidden)
+            moment = imagined_moment(model, mac, state, seen, decision.actor_hidden)
     obs, avail, actions, log_probs = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
-    h, picked, *_ = zip(*states, strict=True)
-    visited = torch.stack(h, dim=1)
-    reward, continues = model.team_outcome(visited[:, 1:])
-    kept = (visited, torch.stack(picked, dim=1))
-    return Imagined(obs, avail, actions, log_probs, start.actor_hidden, *kept, reward, continues)
+    h, picked = (torch.stack(part, dim=1) for part in zip(*visited, strict=True))
+    reward, continues = model.team_outcome(h[:, 1:])
+    return Imagined(obs, avail, actions, log_probs, start.actor_hidden, h, picked, reward, continues)
 
 
-def imagined_moment(model: WorldModel, mac: BasicMAC, state: LatentState, actor_hidden: Tensor) -> Moment:
-    """Where the agents find themselves in an imagined state."""
-    sight = model.sight(state, mac.sees_obs)
+def imagined_moment(
+    model: WorldModel, mac: BasicMAC, state: LatentState, seen: Tensor | CompactState, actor_hidden: Tensor
+) -> Moment:
+    """Where the agents find themselves in an imagined state; ``seen`` is what heads read of it."""
+    sight = model.sight(seen, mac.sees_obs)
     return Moment(state, *decode(sight, state.living), actor_hidden)
 
 

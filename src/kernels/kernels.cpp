@@ -22,6 +22,8 @@ inline To bits_of(From from) {
     return to;
 }
 
+inline float wide(float x) { return x; }
+
 #ifdef ROUNDED
 struct F {
     std::uint16_t bits;
@@ -34,7 +36,6 @@ inline void put(F& to, float x) {
 }
 #else
 using F = float;
-inline float wide(F x) { return x; }
 inline void put(F& to, float x) { to = x; }
 #endif
 
@@ -185,6 +186,19 @@ inline void add_columns(const std::int16_t* classes, const F* table, F* out, i64
 constexpr float TINY = 1.17549435e-38f;  // probabilities of zero count as this in a logarithm
 constexpr float EPSILON = 1e-5f;  // torch's, of a layer norm
 
+// What a layer norm of x (width) takes off, and what it multiplies by.
+template <typename T>
+inline void norm_statistics(const T* x, i64 width, float& mean, float& scale) {
+    float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+    for (i64 i = 0; i < width; ++i) sum += wide(x[i]);
+    const float m = sum / width;
+#pragma omp simd reduction(+ : squares)
+    for (i64 i = 0; i < width; ++i) squares += (wide(x[i]) - m) * (wide(x[i]) - m);
+    mean = m;
+    scale = 1.0f / std::sqrt(squares / width + EPSILON);
+}
+
 }  // namespace
 
 extern "C" {
@@ -199,17 +213,12 @@ void add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, f
         const F* b = y + row * width;
         float* t = total + row * width;
         F* out = normed + row * width;
-        float sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-        for (i64 i = 0; i < width; ++i) sum += t[i] = a[i] + wide(b[i]);
-        float m = sum / width;
-#pragma omp simd reduction(+ : squares)
-        for (i64 i = 0; i < width; ++i) squares += (t[i] - m) * (t[i] - m);
-        float s = 1.0f / std::sqrt(squares / width + EPSILON);
+#pragma omp simd
+        for (i64 i = 0; i < width; ++i) t[i] = a[i] + wide(b[i]);
+        norm_statistics(t, width, mean[row], scale[row]);
+        const float m = mean[row], s = scale[row];
 #pragma omp simd
         for (i64 i = 0; i < width; ++i) put(out[i], (t[i] - m) * s);
-        mean[row] = m;
-        scale[row] = s;
     }
 }
 
@@ -244,17 +253,10 @@ void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* 
     for (i64 row = 0; row < rows; ++row) {
         const F* a = x + row * width;
         F* o = out + row * width;
-        float sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-        for (i64 i = 0; i < width; ++i) sum += wide(a[i]);
-        float m = sum / width;
-#pragma omp simd reduction(+ : squares)
-        for (i64 i = 0; i < width; ++i) squares += (wide(a[i]) - m) * (wide(a[i]) - m);
-        float s = 1.0f / std::sqrt(squares / width + EPSILON);
+        norm_statistics(a, width, mean[row], scale[row]);
+        const float m = mean[row], s = scale[row];
 #pragma omp simd
         for (i64 i = 0; i < width; ++i) put(o[i], silu_of((wide(a[i]) - m) * s * gain[i] + bias[i]));
-        mean[row] = m;
-        scale[row] = s;
     }
 }
 

@@ -115,7 +115,7 @@ class ImaginedPPO:
                             self._states(chosen),
                             returns[index],
                             weight[index],
-                            real_state.at(real_index),
+                            real_state.select(real_index),
                             real_returns[real_index],
                         ),
                         **self._actor_step(chosen, advantages[index], weight[index]),

@@ -48,6 +48,12 @@ def warn_of_no_effect(config: ComputeConfig) -> None:
         log.warning("precision=bfloat16 has no effect: this CPU has no fast products of bfloat16")
 
 
+def factor_dtype(x: Tensor) -> torch.dtype:
+    """What ``x`` is rounded to as a factor of products: autocast's type within it, else its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 class Compiler:
     """Compiles methods; where that fails all of them run as they are, and one warning says why.
 

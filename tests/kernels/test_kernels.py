@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import which
 
 import pytest
 import torch
@@ -19,14 +18,12 @@ import kernels
 from modules.gru import GRU
 from modules.world_models.latents import CategoricalLatents, CompactState
 from modules.world_models.layers import LatentLinear, NormSiLU
+from torch_alone import needs_kernels, torch_alone
 
 SRC = Path(__file__).parents[2] / "src"
 FACTORS = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.bfloat16: {"rtol": 2e-2, "atol": 1e-2}}
 
-compiled = pytest.mark.skipif(
-    which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler: there are no kernels to test"
-)
 sizes = st.integers(1, 40)
 
 
@@ -51,12 +48,11 @@ def both_ways(function, *inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         return [output, *torch.autograd.grad((output * weights).sum(), leaves)]
 
     ours = results()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "available", lambda: False)
+    with torch_alone():
         return ours, results()
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize("factors", FACTORS)
 @given(rows=sizes, width=st.integers(8, 70))
 @settings(max_examples=25, deadline=None)
@@ -77,7 +73,7 @@ def test_norm_with_silu(factors: torch.dtype, rows: int, width: int) -> None:
         torch.testing.assert_close(result.float() / scale, expected.float() / scale, **TOLERANCE[factors])
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize("factors", FACTORS)
 @given(rows=sizes, classes=st.integers(1, 33), groups=sizes, mix=st.sampled_from([0.0, 0.01, 0.5]))
 @settings(max_examples=25, deadline=None)
@@ -91,7 +87,7 @@ def test_kl_of_latents(factors: torch.dtype, rows: int, classes: int, groups: in
         torch.testing.assert_close(result.float(), expected.float(), rtol=1e-2, atol=1e-4 * groups)
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize("factors", FACTORS)
 @given(rows=sizes, classes=st.integers(1, 33), groups=sizes, mix=st.sampled_from([0.0, 0.01, 1.0]))
 @settings(max_examples=25, deadline=None)
@@ -103,15 +99,14 @@ def test_draws_of_latents(factors: torch.dtype, rows: int, classes: int, groups:
     torch.manual_seed(1)
     drawn = latents.draw(logits, living)
     torch.manual_seed(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "available", lambda: False)
+    with torch_alone():
         expected = latents.draw(logits, living)
     one_each = drawn.view(rows, classes, groups).sum(1)
     assert torch.equal(one_each, living.to(factors)[:, None].expand(-1, groups))
     assert (drawn != expected).sum() <= 2 + 2e-5 * 2 * rows * groups
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize("factors", FACTORS)
 def test_silu_of_every_number(factors: torch.dtype) -> None:
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
@@ -128,7 +123,7 @@ def test_silu_of_every_number(factors: torch.dtype) -> None:
     torch.testing.assert_close(slope.double(), exact.grad, rtol=16 * unit, atol=1e-6)
 
 
-@compiled
+@needs_kernels
 def test_what_is_not_a_number_stays_so() -> None:
     for factors in FACTORS:
         x = torch.full((2, 20), torch.nan).to(factors)
@@ -138,7 +133,7 @@ def test_what_is_not_a_number_stays_so() -> None:
     assert GRU(20, 3)(torch.full((4, 20), torch.nan), torch.zeros(2, 3), [2, 2]).isnan().all()
 
 
-@compiled
+@needs_kernels
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     torch.manual_seed(0)
     x, g = torch.randn(77, 30), torch.randn(77, 30)
@@ -156,14 +151,14 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize("wrong", [torch.zeros(4, dtype=torch.float64), torch.zeros(8)[::2]])
 def test_tensors_that_would_be_misread_are_refused(wrong: Tensor) -> None:
     with pytest.raises(TypeError, match="contiguous tensor of torch.float32"):
         kernels.of(torch.float32).silu(wrong, torch.zeros(4), 4)
 
 
-@compiled
+@needs_kernels
 def test_they_are_compiled_once(forgotten: Path) -> None:
     assert kernels.available()
     (library,) = forgotten.iterdir()
@@ -175,7 +170,7 @@ def test_they_are_compiled_once(forgotten: Path) -> None:
     assert len(list(forgotten.iterdir())) == 2
 
 
-@compiled
+@needs_kernels
 def test_processes_that_start_together_share_them(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, torch, kernels\n"
@@ -208,7 +203,7 @@ def test_without_a_compiler_one_warning_says_so_and_torch_does_it_all(
     assert not list(forgotten.glob("*.so"))
 
 
-@compiled
+@needs_kernels
 @pytest.mark.parametrize("factors", FACTORS)
 @given(rows=sizes, classes=st.integers(1, 33), groups=sizes, width=sizes)
 @settings(max_examples=25, deadline=None)

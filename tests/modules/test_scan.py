@@ -1,22 +1,17 @@
 """The scan by kernels, with its gradients written out, against the same loop as autograd sees it."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from shutil import which
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import kernels
 from modules.world_models import scan
 from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
+from torch_alone import needs_kernels, torch_alone
 
-pytestmark = pytest.mark.skipif(
-    which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler: the scan is the plain loop"
-)
+pytestmark = needs_kernels
 
 OBS, ACTIONS = 5, 4
 BATCH, STEPS = 3, 6
@@ -50,14 +45,6 @@ def play(agents: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     return obs, torch.randint(ACTIONS, (BATCH, steps, agents)), is_first
 
 
-@contextmanager
-def using_kernels(wanted: bool) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        if not wanted:
-            patch.setattr(kernels, "available", lambda: False)
-        yield
-
-
 def results_and_gradients(
     model: WorldModel, by_hand: bool, steps: int = STEPS, rounded: bool = False
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -65,7 +52,7 @@ def results_and_gradients(
     obs, actions, is_first = play(model.n_agents, steps)
     obs.requires_grad_()
     torch.manual_seed(2)
-    with torch.autocast("cpu", torch.bfloat16, enabled=rounded), using_kernels(by_hand):
+    with torch.autocast("cpu", torch.bfloat16, enabled=rounded), nullcontext() if by_hand else torch_alone():
         state, posterior = model.observe(obs, actions, is_first)
     results = [state.h, state.z.float(), posterior]
     torch.manual_seed(3)

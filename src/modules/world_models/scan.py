@@ -14,6 +14,7 @@ from modules.gru import new_state_doubled
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, FusionLayer
 from modules.world_models.scan_layers import Cell, Extent, Fusion, Head, Weights
+from utils.compute import factor_dtype
 
 if TYPE_CHECKING:
     from modules.world_models.world_model import LatentState, WorldModel
@@ -65,8 +66,7 @@ def advance(model: WorldModel, state: LatentState, actions: Tensor) -> Tensor:
     h, z = state
     number, agents, width = h.shape
     size = -(-number // -(-number * agents // PIECE))
-    rounds = torch.is_autocast_enabled("cpu")
-    extent = Extent(1, size, agents, torch.get_autocast_dtype("cpu") if rounds else h.dtype, kept=False)
+    extent = Extent(1, size, agents, factor_dtype(h), kept=False)
     with torch.autocast("cpu", enabled=False):
         weights, after = _act_weights(model), torch.empty_like(h)
         fusion, cell = Fusion(extent, weights, *_shape(model.act_fusion)), Cell(extent, weights)

@@ -32,6 +32,7 @@ from modules.world_models import scan
 from modules.world_models.latents import CategoricalLatents, CompactState
 from modules.world_models.layers import AgentFusion, latent_mlp, mlp
 from modules.world_models.symlog import PlainNumber, TwoHot
+from utils.compute import factor_dtype
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,7 @@ class LatentState(NamedTuple):
 
     def rounded(self) -> "LatentState":
         """The same as networks read it, rounded where autocast rounds."""
-        kind = self.h.device.type
-        if not torch.is_autocast_enabled(kind):
-            return self
-        return LatentState(*(part.to(torch.get_autocast_dtype(kind)) for part in self))
+        return LatentState(*(part.to(factor_dtype(part)) for part in self))
 
     def compact(self, latents: CategoricalLatents) -> CompactState:
         """The same for keeping, without gradients to the samples."""
@@ -165,7 +163,7 @@ class WorldModel(nn.Module):
             (~is_first.T.contiguous()).to(obs.dtype)[:, :, None, None],
             torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device),
         )
-        by_hand = self.by_hand and obs.device.type == "cpu" and kernels.available()
+        by_hand = self.by_hand and kernels.serve(obs)
         h, z, posterior = scan.scan(self, play) if by_hand else self._scan(play)
         return LatentState(h, z), posterior
 
@@ -227,17 +225,17 @@ class WorldModel(nn.Module):
     def predict(self, state: LatentState) -> Prediction:
         """Run every head on states (..., n, ...); float32 in any precision."""
         return Prediction(
-            self.sight(state),
+            self.sight(self.as_read(state)),
             alive_logits=self._alive_logits(state.h),
             reward_logits=self.reward_head(state.h).float(),
             continue_logits=self._continue_logits(state.h),
         )
 
-    def sight(self, state: LatentState, with_obs: bool = True) -> Sight:
-        """Run the local heads alone on states (..., n, ...)."""
-        seen = self.as_read(state)
-        obs = self.obs_head(seen).float() if with_obs else state.h[..., :0]
-        return Sight(obs, self.avail_head(seen).float())
+    def sight(self, seen: Tensor | CompactState, with_obs: bool = True) -> Sight:
+        """Run the local heads alone on states (..., n, ...) as ``as_read`` gives them."""
+        avail_logits = self.avail_head(seen).float()
+        obs = self.obs_head(seen).float() if with_obs else avail_logits[..., :0]
+        return Sight(obs, avail_logits)
 
     def as_read(self, state: LatentState) -> Tensor | CompactState:
         """What the heads that look at h and z are given."""
