@@ -38,8 +38,8 @@ if platform.machine() == "x86_64":
 SIGNATURES = {
     "add_norm": "fnFfFffnn",
     "add_norm_back": "FffffFnn",
-    "norm_silu": "FffFffnn",
-    "norm_silu_back": "FFffffFfnnn",
+    "norm_silu": "FffFffnnn",
+    "norm_silu_back": "FFffffFfnnnn",
     "silu": "FFn",
     "silu_back": "FFFn",
     "attend": "FFfnnnn",

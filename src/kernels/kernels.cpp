@@ -4,6 +4,7 @@
 // else is float, and so are all sums. Matrices lie row by row without gaps. Rows are shared among OpenMP's
 // threads, always in the same way, so that the same call gives the same bits. `..._back` has the gradients.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -247,35 +248,53 @@ void add_norm_back(const F* of_normed, const float* total, const float* mean, co
 }
 
 // SiLU of the layer norm of x (rows, width) with gain and bias (width); keeps the norm's mean and scale (rows).
-void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* mean, float* scale, i64 rows,
-               i64 width) {
-#pragma omp parallel for schedule(static)
-    for (i64 row = 0; row < rows; ++row) {
-        const F* a = x + row * width;
-        F* o = out + row * width;
-        norm_statistics(a, width, mean[row], scale[row]);
-        const float m = mean[row], s = scale[row];
+// `out` has the mean of each `over` rows that follow each other.
+void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* mean, float* scale, i64 over,
+               i64 rows, i64 width) {
+    const float share = 1.0f / over;
+#pragma omp parallel
+    {
+        std::vector<float> sums(over > 1 ? width : 0);
+#pragma omp for schedule(static)
+        for (i64 first = 0; first < rows; first += over) {
+            F* o = out + first / over * width;
+            std::fill(sums.begin(), sums.end(), 0.0f);
+            for (i64 row = first; row < first + over; ++row) {
+                const F* a = x + row * width;
+                norm_statistics(a, width, mean[row], scale[row]);
+                const float m = mean[row], s = scale[row];
+                auto activated = [=](i64 i) { return silu_of((wide(a[i]) - m) * s * gain[i] + bias[i]); };
+                if (over == 1) {
 #pragma omp simd
-        for (i64 i = 0; i < width; ++i) put(o[i], silu_of((wide(a[i]) - m) * s * gain[i] + bias[i]));
+                    for (i64 i = 0; i < width; ++i) put(o[i], activated(i));
+                } else {
+                    float* sum = sums.data();
+#pragma omp simd
+                    for (i64 i = 0; i < width; ++i) sum[i] += activated(i);
+                }
+            }
+            for (i64 i = 0; i < static_cast<i64>(sums.size()); ++i) put(o[i], share * sums[i]);
+        }
     }
 }
 
 // The gradient of x. Those of gain and bias are added to `parts` (2, shares, width): each of `shares` equal
 // shares of the rows has its own sum, so that it doesn't depend on threads.
 void norm_silu_back(const F* of_out, const F* x, const float* gain, const float* bias, const float* mean,
-                    const float* scale, F* of_x, float* parts, i64 shares, i64 rows, i64 width) {
+                    const float* scale, F* of_x, float* parts, i64 over, i64 shares, i64 rows, i64 width) {
+    const float weight = 1.0f / over;
 #pragma omp parallel for schedule(static)
     for (i64 share = 0; share < shares; ++share) {
         std::vector<float> of_normed(width);
         float *d = of_normed.data(), *of_gain = parts + share * width, *of_bias = of_gain + shares * width;
         for (i64 row = rows * share / shares; row < rows * (share + 1) / shares; ++row) {
-            const F *g = of_out + row * width, *a = x + row * width;
+            const F *g = of_out + row / over * width, *a = x + row * width;
             F* out = of_x + row * width;
             float m = mean[row], s = scale[row], all = 0, along = 0;
 #pragma omp simd reduction(+ : all, along)
             for (i64 i = 0; i < width; ++i) {
                 float n = (wide(a[i]) - m) * s;
-                float of_v = wide(g[i]) * silu_slope(n * gain[i] + bias[i]);
+                float of_v = weight * wide(g[i]) * silu_slope(n * gain[i] + bias[i]);
                 of_gain[i] += of_v * n;
                 of_bias[i] += of_v;
                 d[i] = of_v * gain[i];

@@ -211,7 +211,7 @@ class GAWMLearner:
         )
         with self.compute.autocast():
             state, _ = self.world_model.observe(data.obs, data.actions, data.is_first)
-            compact = state.compact(self.world_model.latents)
+            by_time = state.transposed().compact(self.world_model.latents)
         moments = (mask & ~data.is_last).nonzero()
         chosen = torch.randint(len(moments), (self.config.imagination_starts,)).to(moments.device)
         at = tuple(moments[chosen].T)
@@ -222,7 +222,7 @@ class GAWMLearner:
             data.avail_actions[at],
             self._actor_memory(data, state)[at],
         )
-        return start, RealPlay(compact, data.trend, data.continues, mask)
+        return start, RealPlay(by_time.transposed(), data.trend, data.continues, mask)
 
     def _actor_memory(self, data: Trajectories, state: LatentState) -> Tensor:
         """The policy's recurrent state before each observation, (B, T, n, hidden)."""

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from modules.world_models.latents import CategoricalLatents, CompactState
-from modules.world_models.layers import NormSiLU, latent_mlp, mlp
+from modules.world_models.layers import MeanNormSiLU, latent_mlp, mlp
 from modules.world_models.symlog import TwoHot
 
 
@@ -19,14 +19,16 @@ class LatentCritic(nn.Module):
     def __init__(self, state_width: int, latents: CategoricalLatents, width: int) -> None:
         super().__init__()
         self.two_hot = TwoHot()
-        self.agent_encoder = nn.Sequential(latent_mlp(state_width, latents, width, width, 1), NormSiLU(width))
+        self.agent_encoder = nn.Sequential(
+            latent_mlp(state_width, latents, width, width, 1), MeanNormSiLU(width)
+        )
         self.value_head = mlp(width, width, len(self.two_hot.bins), 1)
         nn.init.zeros_(self.value_head[-1].weight)  # type: ignore[arg-type]  # start at a value of zero
         nn.init.zeros_(self.value_head[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, state: CompactState) -> Tensor:
         """States (..., n_agents, ...) -> (..., bins) logits, float32 in any precision."""
-        logits: Tensor = self.value_head(self.agent_encoder(state).mean(dim=-2))
+        logits: Tensor = self.value_head(self.agent_encoder(state))
         return logits.float()
 
     def value(self, state: CompactState) -> Tensor:

@@ -120,6 +120,11 @@ class CompactState(NamedTuple):
         z = self.latents.one_hot(self.picked).to(self.h.dtype) if self.z is None else self.z
         return torch.cat([self.h, z], dim=-1)
 
+    def transposed(self) -> CompactState:
+        """The first two dimensions exchanged, in memory, too, without gradients to the samples."""
+        h, picked = (x.transpose(0, 1).contiguous() for x in (self.h, self.picked))
+        return CompactState(h, picked, self.latents)
+
     def at(self, where: Any) -> CompactState:
         """The states at an index into the leading dimensions, without gradients to the samples."""
         return CompactState(self.h[where], self.picked[where], self.latents)

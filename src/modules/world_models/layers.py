@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import kernels
 from modules.world_models.latents import CategoricalLatents, CompactState
+from utils.compute import factor_dtype
 
 SHARES = 32  # of all rows whose gradients of a norm's gain and bias are summed up one beside the other
 
@@ -36,17 +37,33 @@ class NormSiLU(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width), on a CPU as its input is in any precision."""
         if kernels.serve(x):
-            activated: Tensor = _NormSiLU.apply(x.contiguous(), self.weight, self.bias)
+            activated: Tensor = _NormSiLU.apply(x.unsqueeze(-2), self.weight, self.bias)
             return activated
         return F.silu(super().forward(x))
 
 
+class MeanNormSiLU(NormSiLU):
+    """The mean over all agents of SiLU of a layer norm, of which nothing is kept for each agent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n_agents, width) -> (..., width)."""
+        if kernels.serve(x):
+            mean: Tensor = _NormSiLU.apply(x, self.weight, self.bias)
+            return mean
+        return super().forward(x).mean(dim=-2)
+
+
 class _NormSiLU(torch.autograd.Function):
+    """The mean (..., width) over rows (..., over, width)."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        x = x.contiguous()
         rows, width = x.numel() // len(gain), len(gain)
-        out, statistics = torch.empty_like(x), x.new_empty(2, rows, dtype=torch.float32)
-        kernels.of(x.dtype).norm_silu(x, gain, bias, out, *statistics, rows, width)
+        out = x.new_empty(*x.shape[:-2], width)
+        statistics = x.new_empty(2, rows, dtype=torch.float32)
+        ctx.sizes = (x.shape[-2], SHARES, rows, width)
+        kernels.of(x.dtype).norm_silu(x, gain, bias, out, *statistics, x.shape[-2], rows, width)
         ctx.save_for_backward(x, gain, bias, statistics)
         return out
 
@@ -56,8 +73,7 @@ class _NormSiLU(torch.autograd.Function):
         x, gain, bias, statistics = ctx.saved_tensors
         of_x, of_norm = torch.empty_like(x), torch.zeros(2, SHARES, len(gain))
         seen = (of_out.contiguous(), x, gain, bias, *statistics)
-        sizes = (SHARES, statistics.shape[1], len(gain))
-        kernels.of(x.dtype).norm_silu_back(*seen, of_x, of_norm, *sizes)
+        kernels.of(x.dtype).norm_silu_back(*seen, of_x, of_norm, *ctx.sizes)
         return of_x, *of_norm.sum(dim=1)
 
 
@@ -81,30 +97,36 @@ class LatentLinear(nn.Linear):
             return super().forward(x)
         if not kernels.serve(x.h):
             return super().forward(x.features)
-        of_h, of_z = self.weight.tensor_split([x.h.shape[-1]], dim=1)
-        by_both: Tensor = _AddPicked.apply(F.linear(x.h, of_h, self.bias), of_z, x.picked, x.z)
-        return by_both
+        outputs: Tensor = _PickedLinear.apply(x.h.to(factor_dtype(x.h)), self.weight, self.bias, x.picked, x.z)
+        return outputs
 
 
-class _AddPicked(torch.autograd.Function):
+class _PickedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, by_h: Tensor, of_z: Tensor, picked: Tensor, z: Tensor | None) -> Tensor:
-        ctx.mark_dirty(by_h)
-        rows, picked = by_h.numel() // len(of_z), picked.contiguous()
-        ctx.sizes = (rows, picked.shape[-1], len(of_z))
-        ctx.save_for_backward(picked, of_z)
-        table = of_z.T.to(by_h.dtype).contiguous()
-        kernels.of(by_h.dtype).add_picked(picked, table, by_h, *ctx.sizes)
-        return by_h
+    def forward(
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, picked: Tensor, z: Tensor | None
+    ) -> Tensor:
+        rows, picked = h.reshape(-1, h.shape[-1]), picked.contiguous()
+        of_h, of_z = weight.to(h.dtype).tensor_split([h.shape[-1]], dim=1)
+        out = torch.addmm(bias.to(h.dtype), rows, of_h.T)
+        ctx.sizes = (len(rows), picked.shape[-1], len(weight))
+        ctx.save_for_backward(rows, picked, of_h, of_z)
+        kernels.of(h.dtype).add_picked(picked, of_z.T.contiguous(), out, *ctx.sizes)
+        return out.view(*h.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        picked, of_z = ctx.saved_tensors
+        rows, picked, of_h, of_z = ctx.saved_tensors
+        of_out = gradient.reshape(len(rows), -1)
         of_table = torch.zeros(of_z.T.shape)
-        kernels.of(gradient.dtype).add_picked_back(picked, gradient.contiguous(), of_table, *ctx.sizes)
-        through = gradient @ of_z.to(gradient.dtype) if ctx.needs_input_grad[3] else None
-        return gradient, of_table.T, None, through
+        kernels.of(of_out.dtype).add_picked_back(picked, of_out, of_table, *ctx.sizes)
+        of_weight = torch.cat([(of_out.T @ rows).float(), of_table.T], dim=1)
+        of_state = [
+            (of_out @ weight).view(*gradient.shape[:-1], -1) if needed else None
+            for weight, needed in ((of_h, ctx.needs_input_grad[0]), (of_z, ctx.needs_input_grad[4]))
+        ]
+        return of_state[0], of_weight, of_out.sum(dim=0).float(), None, of_state[1]
 
 
 class FusionLayer(nn.Module):

@@ -36,20 +36,21 @@ class WorldModelLoss(NamedTuple):
 class _Term(NamedTuple):
     """One part of the loss."""
 
-    losses: Tensor  # (B, T, n)
-    counts: Tensor  # (B, T, n) bool, where it is looked at
+    losses: Tensor  # (T, B, n)
+    counts: Tensor  # (T, B, n) bool, where it is looked at
     weight: float = 1.0
 
 
 def world_model_loss(model: WorldModel, data: Trajectories, config: WorldModelLossConfig) -> WorldModelLoss:
     """Run the posterior over windows of real play and compare what it decodes with what was there."""
     state, posterior = model.observe(data.obs, data.actions, data.is_first)
-    terms = _terms(model, data, config, state, posterior)
+    # Those have the time first in memory, so the heads and all terms take it first: nothing is copied.
+    by_time = Trajectories(*(field.transpose(0, 1) for field in data))
+    terms = _terms(model, by_time, config, state.transposed(), posterior.transpose(0, 1))
     means = {key: masked_mean(term.losses, term.counts) for key, term in terms.items()}
     total = torch.stack([term.weight * means[key] for key, term in terms.items()]).sum()
-    per_agent = torch.stack(
-        [term.weight * term.losses.detach() * term.counts for term in terms.values()]
-    ).sum(0)
+    by_term = [term.weight * term.losses.detach() * term.counts for term in terms.values()]
+    per_agent = torch.stack(by_term).sum(0).transpose(0, 1)
     logged = {key: mean.detach() for key, mean in means.items()}
     return WorldModelLoss(total, {**logged, "wm_loss": total.detach()}, per_agent, state)
 
@@ -61,15 +62,14 @@ def _terms(
     state: LatentState,
     posterior: Tensor,
 ) -> dict[str, _Term]:
+    """Of windows, their posterior states and its probabilities, all of them (T, B, ...)."""
     predicted = model.predict(state)
     living = alive(data.obs)
     everywhere = torch.ones_like(living)
-    acted = has_past(data.is_first).unsqueeze(-1).expand_as(living)
+    acted = has_past(data.is_first.T).T.unsqueeze(-1).expand_as(living)
     kl_weight = config.wm_kl_prior + config.wm_kl_posterior
     prior_share = config.wm_kl_prior / kl_weight if kl_weight else 0.0
-    # The time comes first in memory (scan.py), so this way nothing of this size is copied.
-    posterior, prior_logits = posterior.transpose(0, 1), model.prior_logits(state.h.transpose(0, 1))
-    kl = model.latents.balanced_kl(posterior, prior_logits, prior_share).transpose(0, 1)
+    kl = model.latents.balanced_kl(posterior, model.prior_logits(state.h), prior_share)
     reward, continues = (x.unsqueeze(-1).expand_as(living) for x in (data.trend, data.continues))
     may = _log_odds_loss(predicted.sight.avail_logits, data.avail_actions.float()).sum(dim=-1)
     terms = {
@@ -86,7 +86,7 @@ def _terms(
     }
     if model.action_head is not None:
         logits = model.action_head(model.as_read(state)).flatten(0, 2).float()
-        losses = F.cross_entropy(logits, data.actions.roll(1, dims=1).flatten(), reduction="none")
+        losses = F.cross_entropy(logits, data.actions.roll(1, dims=0).flatten(), reduction="none")
         terms["wm_action_loss"] = _Term(losses.view_as(kl), acted)
     return terms
 
@@ -99,7 +99,7 @@ def has_past(is_first: Tensor) -> Tensor:
 
 
 def _obs_losses(model: WorldModel, predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-    """Error of observations (B, T, n, obs_size), summed over their entries."""
+    """Error of observations (T, B, n, obs_size), summed over their entries."""
     if model.scale_free:
         return standardised_error(predicted, target, counts)
     return F.smooth_l1_loss(predicted, target, reduction="none").sum(dim=-1)

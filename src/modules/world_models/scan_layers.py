@@ -189,14 +189,14 @@ class Head:
     def forward(self, t: int) -> Tensor:
         self.seen[t] = self.hidden.forward(t)
         statistics = (self.means[t], self.scales[t])
-        sizes = (self.rows, self.width)
+        sizes = (1, self.rows, self.width)
         self.kernels.norm_silu(self.seen[t], self.gain, self.bias, self.out.inputs[t], *statistics, *sizes)
         return self.out.forward(t)
 
     def backward(self, t: int) -> Tensor:
         """The gradient of what it reads, from that of its output, which ``out.of_outputs[t]`` has."""
         seen = (self.seen[t], self.gain, self.bias, self.means[t], self.scales[t])
-        sizes = (SHARES, self.rows, self.width)
+        sizes = (1, SHARES, self.rows, self.width)
         self.kernels.norm_silu_back(
             self.out.backward(t), *seen, self.hidden.of_outputs[t], self.of_norm, *sizes
         )

@@ -66,6 +66,10 @@ class LatentState(NamedTuple):
         """The same as networks read it, rounded where autocast rounds."""
         return LatentState(*(part.to(factor_dtype(part)) for part in self))
 
+    def transposed(self) -> "LatentState":
+        """The first two dimensions exchanged: ``observe`` gives states that have the time first in memory."""
+        return LatentState(*(part.transpose(0, 1) for part in self))
+
     def compact(self, latents: CategoricalLatents) -> CompactState:
         """The same for keeping, without gradients to the samples."""
         return self.by_class(latents)._replace(z=None)
@@ -150,7 +154,8 @@ class WorldModel(nn.Module):
             is_first: (B, T) bool, where an episode begins; the first step of a window always begins anew.
 
         Returns:
-            The latent states (B, T, n, ...) and the posterior probabilities (B, T, n, classes, groups).
+            The latent states (B, T, n, ...) and the posterior probabilities (B, T, n, classes, groups), all
+            of them with the time first in memory.
         """
         batch, time = is_first.shape
         # Time comes first in memory, so that one step looks the same whatever their number: what is compiled
@@ -181,7 +186,8 @@ class WorldModel(nn.Module):
             posteriors.append(posterior)
             if t + 1 < len(embedded):
                 h = self._recur(h, z, actions[t])
-        return torch.stack(hs, 1), torch.stack(zs, 1), torch.stack(posteriors, 1)
+        h, z, posterior = (torch.stack(x).transpose(0, 1) for x in (hs, zs, posteriors))
+        return h, z, posterior
 
     def perceive(self, obs: Tensor, h: Tensor) -> LatentState:
         """One step of ``observe``: observations (N, n, obs_size) at deterministic states (N, n, width)."""
@@ -224,6 +230,7 @@ class WorldModel(nn.Module):
 
     def predict(self, state: LatentState) -> Prediction:
         """Run every head on states (..., n, ...); float32 in any precision."""
+        state = state.rounded()
         return Prediction(
             self.sight(self.as_read(state)),
             alive_logits=self._alive_logits(state.h),
