@@ -1,7 +1,8 @@
-"""Kernels of our own for a CPU: what torch would do in several passes between two matrix products.
+"""Kernels of our own for a CPU: what torch would do in several passes between two matrix products, and products
+of bfloat16 with few rows.
 
-``kernels.cpp`` says what each of them does. They are compiled when a process first needs them, and kept in
-``.cache/kernels``. Where that can't be done, all is made of torch's own operations.
+The C++ beside this file says what each of them does. They are compiled when a process first needs them, and
+kept in ``.cache/kernels``. Where that can't be done, all is made of torch's own operations.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from torch import Tensor
 
 log = logging.getLogger("marl.kernels")
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 KEPT_IN = Path(__file__).resolve().parents[2] / ".cache" / "kernels"
 
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
@@ -33,8 +35,8 @@ FLAGS += ["-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno
 if platform.machine() == "x86_64":
     FLAGS += ["-mprefer-vector-width=512"]
 
-# What each takes: tensors of float32 (f), of int16 (i) and of what products multiply (F), integers (n), a
-# number (x).
+# What each takes: tensors of float32 (f), of int16 (i) and of what products multiply (F), or None for some of
+# them, integers (n), a number (x).
 SIGNATURES = {
     "add_norm": "fnFfFffnn",
     "add_norm_back": "FffffFnn",
@@ -53,6 +55,7 @@ SIGNATURES = {
     "gru": "FFfffnn",
     "gru_back": "fffFFfnn",
 }
+OF_ROUNDED = {"lay_out": "fnnFnn", "multiply": "FFfFnnn"}  # there are those for bfloat16 only
 
 Kernels = SimpleNamespace  # of functions with the names and arguments that they have in the source
 
@@ -67,7 +70,7 @@ def available() -> bool:
         log.warning(
             "Learning takes up to half as long again, as %s can't be compiled (%s): install a C++ compiler "
             "with OpenMP, such as g++, or name one in CXX",
-            SOURCE.name,
+            Path(__file__).parent,
             reason.strip().partition("\n")[0],
         )
         return False
@@ -87,8 +90,10 @@ def of(factors: torch.dtype) -> Kernels:
     Raises:
         OSError, subprocess.CalledProcessError: they can't be compiled.
     """
-    library = ctypes.CDLL(str(_compiled(["-DROUNDED"] if factors == torch.bfloat16 else [])))
-    return Kernels(**{name: _caller(library[name], takes, factors) for name, takes in SIGNATURES.items()})
+    rounded = factors == torch.bfloat16
+    library = ctypes.CDLL(str(_compiled(["-DROUNDED"] if rounded else [])))
+    signatures = SIGNATURES | (OF_ROUNDED if rounded else {})
+    return Kernels(**{name: _caller(library[name], takes, factors) for name, takes in signatures.items()})
 
 
 def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[..., None]:
@@ -97,8 +102,10 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
     These are looked at first: what reads or writes beside a tensor's numbers gives no error.
     """
 
-    def address_of(kind: torch.dtype) -> Callable[[Tensor], int]:
-        def address(tensor: Tensor) -> int:
+    def address_of(kind: torch.dtype) -> Callable[[Tensor | None], int | None]:
+        def address(tensor: Tensor | None) -> int | None:
+            if tensor is None:
+                return None
             if tensor.dtype != kind or not tensor.is_contiguous():
                 given = f"one of {tensor.dtype} with strides {tensor.stride()}"
                 raise TypeError(f"a contiguous tensor of {kind} was expected, not {given}.")
@@ -116,7 +123,7 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
     function.argtypes, converters = zip(*(takes[kind] for kind in signature), strict=True)
     function.restype = None
 
-    def call(*arguments: Tensor | float) -> None:
+    def call(*arguments: Tensor | float | None) -> None:
         function(*[convert(x) for convert, x in zip(converters, arguments, strict=True)])
 
     return call
@@ -124,8 +131,9 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
 
 def _compiled(options: list[str]) -> Path:
     """The library of this source, these options and this kind of processor."""
-    command = [os.environ.get("CXX", "c++"), *FLAGS, *options, str(SOURCE)]
-    of_all = hashlib.sha256("\n".join([*command, SOURCE.read_text(), _processor()]).encode()).hexdigest()
+    command = [os.environ.get("CXX", "c++"), *FLAGS, *options, *map(str, SOURCES)]
+    texts = [file.read_text() for file in (*SOURCES, *HEADERS)]
+    of_all = hashlib.sha256("\n".join([*command, *texts, _processor()]).encode()).hexdigest()
     library = KEPT_IN / f"{of_all[:16]}.so"
     if not library.exists():
         KEPT_IN.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,8 @@ class LatentLinear(nn.Linear):
             return super().forward(x)
         if not kernels.serve(x.h):
             return super().forward(x.features)
-        outputs: Tensor = _PickedLinear.apply(x.h.to(factor_dtype(x.h)), self.weight, self.bias, x.picked, x.z)
+        h = x.h.to(factor_dtype(x.h))
+        outputs: Tensor = _PickedLinear.apply(h, self.weight, self.bias, x.picked, x.z)
         return outputs
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import kernels
+from kernels.products import Matrix
 from modules.world_models.layers import SHARES
 
 Weights = Iterator[Tensor]
@@ -54,9 +55,9 @@ class Linear:
     """``x W^T + b``; without a ``b`` if ``bias`` is false."""
 
     def __init__(self, extent: Extent, weights: Weights, bias: bool = True) -> None:
-        self.weight = next(weights).to(extent.factors)
-        self.turned = self.weight.T.contiguous()  # a product by this takes two thirds of the time
-        self.bias = next(weights).to(extent.factors) if bias else None
+        self.factors, self.weight = extent.factors, next(weights)
+        self.bias = next(weights) if bias else None
+        self.by_weight = Matrix(self.weight, extent.factors)
         outputs, inputs = self.weight.shape
         self.all_inputs = extent.room(extent.rows, inputs, dtype=extent.factors)
         self.all_of_outputs = extent.room(extent.rows, outputs, dtype=extent.factors)
@@ -64,13 +65,16 @@ class Linear:
 
     def forward(self, t: int) -> Tensor:
         """(R, outputs), as its factors are."""
-        if self.bias is None:
-            return self.inputs[t] @ self.turned
-        return torch.addmm(self.bias, self.inputs[t], self.turned)
+        return self.by_weight.times(self.inputs[t], self.bias)
 
     def backward(self, t: int) -> Tensor:
         """The gradient of the input (R, inputs), as its factors are."""
-        return self.of_outputs[t] @ self.weight
+        return self.back_by_weight.times(self.of_outputs[t])
+
+    @cached_property
+    def back_by_weight(self) -> Matrix:
+        """What gradients are multiplied by."""
+        return Matrix(self.weight, self.factors, turned=True)
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         """Of what the first ``steps`` steps did."""
