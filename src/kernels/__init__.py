@@ -1,5 +1,5 @@
-"""Kernels of our own for a CPU: what torch would do in several passes between two matrix products, and products
-of bfloat16 with few rows.
+"""Kernels of our own for a CPU: what torch would do in several passes between two products, and products of few
+rows of bfloat16.
 
 The C++ beside this file says what each of them does. They are compiled when a process first needs them, and
 kept in ``.cache/kernels``. Where that can't be done, all is made of torch's own operations.

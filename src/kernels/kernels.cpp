@@ -12,22 +12,6 @@
 
 namespace {
 
-// e^x to 1e-7 of itself: a power of two, and a polynomial (Cephes' expf) for what is left.
-inline float exponential(float x) {
-    x = x > 88.0f ? 88.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    float n = std::nearbyint(x * 1.44269504f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * bits_of<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n) + 127) << 23);
-}
-
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // Below -88 `sigmoid` goes down no further.
@@ -95,45 +79,6 @@ inline void mixed_softmax_back(const float* of_probs, const float* probs, F* of_
         for (i64 g = 0; g < groups; ++g) {
             i64 i = c * groups + g;
             put(of_logits[i], (probs[i] - share) * (of_probs[i] - mean[g]));
-        }
-}
-
-constexpr i64 LANES = 16;  // floats in a vector register
-
-inline i64 padded(i64 size) { return (size + LANES - 1) / LANES * LANES; }
-
-// Rows of `size` numbers, `stride` apart, to where their rows and columns are `by_row` and `by_column` apart.
-inline void load(const F* from, i64 stride, float* to, i64 by_row, i64 by_column, i64 rows, i64 size) {
-    for (i64 row = 0; row < rows; ++row)
-#pragma omp simd
-        for (i64 i = 0; i < size; ++i) to[row * by_row + i * by_column] = wide(from[row * stride + i]);
-}
-
-inline void store(const float* from, i64 from_stride, F* to, i64 stride, i64 rows, i64 size) {
-    for (i64 row = 0; row < rows; ++row)
-#pragma omp simd
-        for (i64 i = 0; i < size; ++i) put(to[row * stride + i], from[row * from_stride + i]);
-}
-
-// A product of small matrices, a (rows, inner), its rows and columns `by_row` and `by_column` apart, times
-// b (inner, columns); the number of columns is padded. Some rows are summed up side by side, in registers.
-inline void multiply(const float* a, i64 by_row, i64 by_column, const float* b, float* out, i64 rows, i64 inner,
-                     i64 columns) {
-    constexpr i64 SIDE_BY_SIDE = 4;
-    for (i64 first = 0; first < rows; first += SIDE_BY_SIDE)
-        for (i64 column = 0; column < columns; column += LANES) {
-            const float* row[SIDE_BY_SIDE];
-            float sum[SIDE_BY_SIDE][LANES] = {};
-            for (i64 r = 0; r < SIDE_BY_SIDE; ++r)  // behind the end the last row again, which is not stored
-                row[r] = a + (first + r < rows ? first + r : rows - 1) * by_row;
-            for (i64 k = 0; k < inner; ++k)
-#pragma GCC unroll 4
-                for (i64 r = 0; r < SIDE_BY_SIDE; ++r)
-#pragma omp simd
-                    for (i64 i = 0; i < LANES; ++i)
-                        sum[r][i] += row[r][k * by_column] * b[k * columns + column + i];
-            for (i64 r = 0; r < SIDE_BY_SIDE && first + r < rows; ++r)
-                std::memcpy(out + (first + r) * columns + column, sum[r], sizeof sum[r]);
         }
 }
 
@@ -290,82 +235,6 @@ void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
     for (i64 i = 0; i < size; ++i) put(of_x[i], wide(of_out[i]) * silu_slope(wide(x[i])));
 }
 
-// Each agent's attention to all agents of its group, by heads of `size` numbers. A row has 3 x heads x size
-// queries (scaled before), keys and values, a row of `attended` heads x size; keeps all shares of attention
-// (groups, heads, agents, agents), of which each last row adds up to one.
-void attend(const F* query_key_value, F* attended, float* shares, i64 groups, i64 agents, i64 heads,
-            i64 size) {
-    const i64 padded_agents = padded(agents), padded_size = padded(size), width = heads * size;
-#pragma omp parallel
-    {
-        std::vector<float> scratch(agents * (3 * padded_size + padded_agents) + size * padded_agents);
-        float *q = scratch.data(), *v = q + agents * padded_size, *out = v + agents * padded_size;
-        float *k_turned = out + agents * padded_size, *scores = k_turned + size * padded_agents;
-#pragma omp for schedule(static)
-        for (i64 at = 0; at < groups * heads; ++at) {
-            const i64 first = at / heads * agents;
-            const F* row = query_key_value + first * 3 * width + at % heads * size;
-            load(row, 3 * width, q, padded_size, 1, agents, size);
-            load(row + width, 3 * width, k_turned, 1, padded_agents, agents, size);
-            load(row + 2 * width, 3 * width, v, padded_size, 1, agents, size);
-            multiply(q, padded_size, 1, k_turned, scores, agents, size, padded_agents);
-
-            float* share = shares + at * agents * agents;
-            for (i64 i = 0; i < agents; ++i) {
-                const float* score = scores + i * padded_agents;
-                float largest = -INFINITY;
-                for (i64 j = 0; j < agents; ++j) largest = score[j] > largest ? score[j] : largest;
-                for (i64 j = 0; j < agents; ++j) share[i * agents + j] = score[j] - largest;
-            }
-#pragma omp simd
-            for (i64 i = 0; i < agents * agents; ++i) share[i] = exponential(share[i]);
-            for (i64 i = 0; i < agents; ++i) {
-                float sum = 0;
-                for (i64 j = 0; j < agents; ++j) sum += share[i * agents + j];
-                for (i64 j = 0; j < agents; ++j) share[i * agents + j] *= 1.0f / sum;
-            }
-            multiply(share, agents, 1, v, out, agents, agents, padded_size);
-            store(out, padded_size, attended + first * width + at % heads * size, width, agents, size);
-        }
-    }
-}
-
-void attend_back(const F* of_attended, const F* query_key_value, const float* shares, F* of_input, i64 groups,
-                 i64 agents, i64 heads, i64 size) {
-    const i64 padded_agents = padded(agents), padded_size = padded(size), width = heads * size;
-#pragma omp parallel
-    {
-        std::vector<float> scratch(agents * (4 * padded_size + padded_agents) + size * padded_agents);
-        float *q = scratch.data(), *k = q + agents * padded_size, *g = k + agents * padded_size;
-        float *out = g + agents * padded_size, *v_turned = out + agents * padded_size;
-        float* of_score = v_turned + size * padded_agents;
-#pragma omp for schedule(static)
-        for (i64 at = 0; at < groups * heads; ++at) {
-            const i64 first = at / heads * agents, column = at % heads * size;
-            const F* row = query_key_value + first * 3 * width + column;
-            F* of_row = of_input + first * 3 * width + column;
-            load(row, 3 * width, q, padded_size, 1, agents, size);
-            load(row + width, 3 * width, k, padded_size, 1, agents, size);
-            load(row + 2 * width, 3 * width, v_turned, 1, padded_agents, agents, size);
-            load(of_attended + first * width + column, width, g, padded_size, 1, agents, size);
-
-            const float* share = shares + at * agents * agents;
-            multiply(g, padded_size, 1, v_turned, of_score, agents, size, padded_agents);
-            for (i64 i = 0; i < agents; ++i) {
-                float *d = of_score + i * padded_agents, mean = 0;
-                for (i64 j = 0; j < agents; ++j) mean += share[i * agents + j] * d[j];
-                for (i64 j = 0; j < agents; ++j) d[j] = share[i * agents + j] * (d[j] - mean);
-            }
-            multiply(of_score, padded_agents, 1, k, out, agents, agents, padded_size);
-            store(out, padded_size, of_row, 3 * width, agents, size);
-            multiply(of_score, 1, padded_agents, q, out, agents, agents, padded_size);
-            store(out, padded_size, of_row + width, 3 * width, agents, size);
-            multiply(share, 1, agents, g, out, agents, agents, padded_size);
-            store(out, padded_size, of_row + 2 * width, 3 * width, agents, size);
-        }
-    }
-}
-
 // Probabilities (rows, classes, groups) from logits, a share `mix` of the uniform distribution among them, and
 // a one-hot draw from them by `uniforms` (rows, groups), with `living` (rows) in the place of one.
 void draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn, float mix,
@@ -495,7 +364,7 @@ void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_tabl
         std::vector<float> gradients(block * width);
         for (i64 first = 0; first < rows; first += block) {
             const i64 number = rows - first < block ? rows - first : block;
-            load(of_out + first * width, width, gradients.data(), width, 1, number, width);
+            widen(of_out + first * width, gradients.data(), number * width);
             for (i64 g = groups * part / parts; g < groups * (part + 1) / parts; ++g)
                 for (i64 row = 0; row < number; ++row) {
                     const i64 c = picked[(first + row) * groups + g];

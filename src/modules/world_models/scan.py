@@ -116,8 +116,13 @@ def _fusion_weights(fusion: AgentFusion) -> Iterator[Tensor]:
         weight, bias = _after(layer.attention_norm, *layer.query_key_value.parameters())
         scale, width = torch.ones_like(bias), layer.attention_out.in_features
         scale[:width] = (width // layer.heads) ** -0.5  # of the scores, on the queries
-        yield from (weight * scale.unsqueeze(-1), bias * scale)
-        yield from layer.attention_out.parameters()
+        of_heads = (-1, layer.heads, width // layer.heads)
+        # Where all first numbers of heads come before the second ones, attention takes a third of the time.
+        yield (weight * scale.unsqueeze(-1)).unflatten(0, of_heads).transpose(1, 2).flatten(0, 2)
+        yield (bias * scale).unflatten(0, of_heads).transpose(1, 2).flatten()
+        attended, attended_bias = layer.attention_out.parameters()
+        yield attended.unflatten(1, of_heads[1:]).transpose(1, 2).flatten(1)
+        yield attended_bias
         widen, widen_bias, *narrow = layer.feed_forward.parameters()
         yield from _after(layer.feed_forward_norm, widen, widen_bias)
         yield from narrow

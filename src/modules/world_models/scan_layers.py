@@ -108,7 +108,10 @@ class AddNorm:
 
 
 class FusionLayer:
-    """``layers.FusionLayer``, with the scale of its scores in the weights of queries."""
+    """``layers.FusionLayer``, with the scale of its scores in the weights of queries.
+
+    Its heads take turns in the rows of queries, keys, values and what they give.
+    """
 
     def __init__(self, extent: Extent, weights: Weights, width: int, heads: int, alone: bool) -> None:
         self.kernels = extent.kernels
@@ -118,7 +121,7 @@ class FusionLayer:
         self.attention_norm, self.feed_forward_norm = (AddNorm(extent, width) for _ in range(2))
         groups, agents = (extent.rows, 1) if alone else (extent.batch, extent.agents)
         self.sizes = (groups, agents, heads, width // heads)
-        self.shares = extent.room(groups, heads, agents, agents).unbind()
+        self.shares = extent.room(groups, agents, agents, heads).unbind()
         self.attending, self.hidden = ([torch.empty(0)] * extent.steps for _ in range(2))
 
     def forward(self, t: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
