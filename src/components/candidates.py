@@ -82,7 +82,7 @@ class Candidates:
         first = self.model.foresee(h_of_each, living)
         errors = self.foreseen_errors(first, actor_hidden)
         chosen = torch.arange(len(h), device=h.device) * k + self.choose(errors.view(-1, k))
-        return LatentState(h, first.z[chosen])
+        return first.at(chosen)._replace(h=h)
 
     def choose(self, errors: Tensor) -> Tensor:
         """(N, candidates) errors -> the (N,) candidates taken; all the same one if chosen per batch."""

@@ -53,14 +53,15 @@ def imagine(
     steps: list[tuple[Tensor, ...]] = []
     seen = start.state.by_class(model.latents)
     visited = [(seen.h, seen.picked)]
-    for step in range(1, horizon + 1):
-        decision = act(mac, moment)
-        state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
-        steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs))
-        seen = state.by_class(model.latents)
-        visited.append((seen.h, seen.picked))
-        if step < horizon:
-            moment = imagined_moment(model, mac, state, seen, decision.actor_hidden)
+    with model.unchanged():
+        for step in range(1, horizon + 1):
+            decision = act(mac, moment)
+            state = advance(moment, decision) if advance else model.imagine(moment.state, decision.actions)
+            steps.append((moment.obs, moment.avail_actions, decision.actions, decision.log_probs))
+            seen = state.by_class(model.latents)
+            visited.append((seen.h, seen.picked))
+            if step < horizon:
+                moment = imagined_moment(model, mac, state, seen, decision.actor_hidden)
     obs, avail, actions, log_probs = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
     h, picked = (torch.stack(part, dim=1) for part in zip(*visited, strict=True))
     reward, continues = model.team_outcome(h[:, 1:])

@@ -1,5 +1,5 @@
-"""Kernels of our own for a CPU: what torch would do in several passes between two products, and products of few
-rows of bfloat16.
+"""Kernels of our own for a CPU: what torch would do in several passes between two products, attention, and
+products of few rows of bfloat16.
 
 The C++ beside this file says what each of them does. They are compiled when a process first needs them, and
 kept in ``.cache/kernels``. Where that can't be done, all is made of torch's own operations.
@@ -46,8 +46,8 @@ SIGNATURES = {
     "silu_back": "FFFn",
     "attend": "FFfnnnn",
     "attend_back": "FFfFnnnn",
-    "draw": "FfffFxnnn",
-    "draw_back": "FnFfffFxnnn",
+    "draw": "FfffFixnnn",
+    "draw_back": "FFfffFxnnn",
     "kl": "fFfxnnn",
     "kl_back": "ffFfFxxnnn",
     "add_picked": "iFFnnn",

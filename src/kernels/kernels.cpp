@@ -236,20 +236,22 @@ void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
 }
 
 // Probabilities (rows, classes, groups) from logits, a share `mix` of the uniform distribution among them, and
-// a one-hot draw from them by `uniforms` (rows, groups), with `living` (rows) in the place of one.
-void draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn, float mix,
-          i64 rows, i64 classes, i64 groups) {
+// a one-hot draw from them by `uniforms` (rows, groups), with `living` (rows) in the place of one. The classes drawn
+// are in `picked` (rows, groups), -1 where nobody lives.
+void draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn,
+          std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
 #pragma omp parallel
     {
-        std::vector<float> scratch(2 * groups);
-        float *sum = scratch.data(), *before = sum + groups;
+        std::vector<float> scratch(3 * groups);
+        float *sum = scratch.data(), *before = sum + groups, *number = before + groups;
 #pragma omp for schedule(static)
         for (i64 row = 0; row < rows; ++row) {
             const float* u = uniforms + row * groups;
             float *p = probs + row * classes * groups, alive = living[row];
             F* z = drawn + row * classes * groups;
+            std::int16_t* of_row = picked + row * groups;
             mixed_softmax(logits + row * classes * groups, p, mix, classes, groups, scratch.data());
-            for (i64 g = 0; g < groups; ++g) sum[g] = 0, before[g] = 1.0f;
+            for (i64 g = 0; g < groups; ++g) sum[g] = 0, before[g] = 1.0f, number[g] = 0;
             for (i64 c = 0; c < classes; ++c) {
                 bool last = c + 1 == classes;  // rounding can leave the sum of all below the uniform number
 #pragma omp simd
@@ -258,16 +260,18 @@ void draw(const F* logits, const float* uniforms, const float* living, float* pr
                     float passed = !last && sum[g] <= u[g] ? 1.0f : 0.0f;
                     put(z[c * groups + g], (before[g] - passed) * alive);
                     before[g] = passed;
+                    number[g] += passed;
                 }
             }
+#pragma omp simd
+            for (i64 g = 0; g < groups; ++g) of_row[g] = static_cast<std::int16_t>(alive > 0 ? number[g] : -1.0f);
         }
     }
 }
 
 // The gradient of logits from that of the probabilities, and from that of the draw, straight through it. The
-// latter is a sum of two: the first `classes * groups` numbers of rows of `stride` (0: there are none), and
-// `of_drawn`.
-void draw_back(const F* of_input, i64 stride, const F* of_drawn, const float* of_probs, const float* probs,
+// latter is a sum of two, the second of which may be null.
+void draw_back(const F* of_drawn, const F* also, const float* of_probs, const float* probs,
                const float* living, F* of_logits, float mix, i64 rows, i64 classes, i64 groups) {
     i64 size = classes * groups;
 #pragma omp parallel
@@ -276,15 +280,14 @@ void draw_back(const F* of_input, i64 stride, const F* of_drawn, const float* of
         float *d = scratch.data(), *mean = d + size;
 #pragma omp for schedule(static)
         for (i64 row = 0; row < rows; ++row) {
-            const F *one = of_input + row * stride, *other = of_drawn + row * size;
             const float *p = probs + row * size, *of_p = of_probs + row * size;
             F* out = of_logits + row * size;
             float alive = living[row];
 #pragma omp simd
-            for (i64 i = 0; i < size; ++i) d[i] = wide(other[i]);
-            if (stride)
+            for (i64 i = 0; i < size; ++i) d[i] = wide(of_drawn[row * size + i]);
+            if (also)
 #pragma omp simd
-                for (i64 i = 0; i < size; ++i) d[i] += wide(one[i]);
+                for (i64 i = 0; i < size; ++i) d[i] += wide(also[row * size + i]);
 #pragma omp simd
             for (i64 i = 0; i < size; ++i) d[i] = of_p[i] + alive * d[i];
             mixed_softmax_back(d, p, out, mix, classes, groups, mean);

@@ -217,7 +217,7 @@ class GAWMLearner:
         at = tuple(moments[chosen].T)
         seen = data.obs if self.mac.sees_obs else data.obs[..., :0]
         start = Moment(
-            LatentState(state.h[at], state.z[at]),
+            state.at(at),
             seen[at],
             data.avail_actions[at],
             self._actor_memory(data, state)[at],

@@ -128,13 +128,13 @@ def _tally(
     states = model.condition(data.obs, data.actions)
     acted_on = torch.nn.functional.pad(data.filled[:, 1:], (0, 1))  # (E, T): a record follows
     for episode, now in (part.unbind(dim=1) for part in acted_on.nonzero().split(CHUNK)):
-        state = LatentState(states.h[episode, now], states.z[episode, now])
+        state = states.at((episode, now))
         for step in range(horizon):
             goes_on = acted_on[episode, now]
             if not goes_on.any():
                 break
             episode, now = episode[goes_on], now[goes_on]
-            state = LatentState(state.h[goes_on], state.z[goes_on])
+            state = state.at(goes_on)
             state = model.imagine(state, data.actions[episode, now])
             now = now + 1
             for name, squares, counts in _compare(model, probe, state, data, (episode, now), variances):

@@ -45,7 +45,7 @@ def let_live(candidates: Candidates, log_odds: float) -> None:
 
 def make_moment(candidates: Candidates) -> tuple[Moment, Decision]:
     latents = candidates.model.latents
-    z = latents.draw(torch.zeros(N, N_AGENTS, latents.size), torch.ones(N, N_AGENTS))
+    z = latents.draw(torch.zeros(N, N_AGENTS, latents.size), torch.ones(N, N_AGENTS)).z
     state = LatentState(torch.randn(N, N_AGENTS, candidates.model.width), z)
     avail = torch.ones(N, N_AGENTS, ACTIONS, dtype=torch.bool)
     hidden = torch.zeros(N, N_AGENTS, HIDDEN)
@@ -175,9 +175,7 @@ def test_the_predictor_learns_the_models_losses_and_leaves_the_model_alone():
 
 def test_nothing_is_asked_of_the_predictor_where_nothing_could_be_foreseen():
     candidates = make()
-    state = LatentState(
-        *(part.unsqueeze(1).expand(-1, 3, -1, -1) for part in make_moment(candidates)[0].state)
-    )
+    state = make_moment(candidates)[0].state.each(lambda part: part.unsqueeze(1).expand(-1, 3, -1, -1))
     errors = torch.full((N, 3, N_AGENTS), 7.0)
     is_first = torch.ones(N, 3, dtype=torch.bool)
     loss = WorldModelLoss(torch.zeros(()), {}, errors, state)

@@ -142,7 +142,7 @@ def test_inside_the_model_the_policy_looks_at_features_alone() -> None:
     mac = make_mac()
     model = mac.world_model
     h, logits = torch.randn(7, N_AGENTS, model.width), torch.randn(7, N_AGENTS, model.latents.size)
-    state = LatentState(h, model.latents.draw(logits, torch.rand(7, N_AGENTS) < 0.7))
+    state = LatentState(h, *model.latents.draw(logits, torch.rand(7, N_AGENTS) < 0.7))
     inputs = mac.policy_inputs(torch.randn(7, N_AGENTS, OBS), state)
     assert torch.equal(inputs[..., : model.feature_size], state.features)
     assert torch.equal(inputs, mac.policy_inputs(torch.full((7, N_AGENTS, OBS), torch.nan), state))

@@ -97,13 +97,15 @@ def test_draws_of_latents(factors: torch.dtype, rows: int, classes: int, groups:
     latents = CategoricalLatents(groups, classes, mix)
     logits, living = (5 * torch.randn(rows, latents.size)).to(factors), torch.rand(rows) < 0.8
     torch.manual_seed(1)
-    drawn = latents.draw(logits, living)
+    drawn, picked = latents.draw(logits, living)
     torch.manual_seed(1)
     with torch_alone():
-        expected = latents.draw(logits, living)
+        expected, expected_picked = latents.draw(logits, living)
     one_each = drawn.view(rows, classes, groups).sum(1)
     assert torch.equal(one_each, living.to(factors)[:, None].expand(-1, groups))
     assert (drawn != expected).sum() <= 2 + 2e-5 * 2 * rows * groups
+    assert torch.equal(picked, latents.picked(drawn))
+    assert torch.equal(expected_picked, latents.picked(expected))
 
 
 @needs_kernels
@@ -213,7 +215,7 @@ def test_columns_that_latents_pick(
     torch.manual_seed(rows)
     latents = CategoricalLatents(groups, classes, 0.01)
     layer = LatentLinear(7, latents, width)
-    picked = latents.picked(latents.draw(torch.randn(rows, latents.size), torch.rand(rows) < 0.8))
+    picked = latents.draw(torch.randn(rows, latents.size), torch.rand(rows) < 0.8).picked
 
     def call(h: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         state = CompactState(h.to(factors), picked, latents, z.to(factors))
@@ -233,7 +235,7 @@ def test_latents_that_are_kept_as_their_classes_come_back() -> None:
         latents = CategoricalLatents(5, classes, 0.0)
         living = torch.rand(4, 3) < 0.5
         for kind in FACTORS:
-            z = latents.draw(torch.randn(4, 3, latents.size), living).to(kind)
+            z = latents.draw(torch.randn(4, 3, latents.size), living).z.to(kind)
             picked = latents.picked(z)
             assert torch.equal(latents.one_hot(picked).to(kind), z)
             assert torch.equal((picked >= 0).all(-1), living)

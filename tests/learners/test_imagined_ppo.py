@@ -93,9 +93,9 @@ def make_start(model: WorldModel) -> Moment:
     avail = torch.rand(N, N_AGENTS, ACTIONS) < 0.6
     avail[..., 0] = True
     latents = model.latents
-    z = latents.draw(torch.zeros(N, N_AGENTS, latents.size), torch.ones(N, N_AGENTS, dtype=torch.bool))
+    drawn = latents.draw(torch.zeros(N, N_AGENTS, latents.size), torch.ones(N, N_AGENTS))
     return Moment(
-        LatentState(torch.randn(N, N_AGENTS, model.width), z),
+        LatentState(torch.randn(N, N_AGENTS, model.width), *drawn),
         torch.randn(N, N_AGENTS, OBS),
         avail,
         torch.randn(N, N_AGENTS, 8),

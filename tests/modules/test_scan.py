@@ -131,9 +131,10 @@ def test_states_advance_as_one_by_one(number: int, monkeypatch) -> None:
     monkeypatch.setattr(scan, "PIECE", 12)  # four moments of three agents
     model = make_model()
     torch.manual_seed(3)
-    h, z = torch.randn(number, 3, model.width), torch.rand(number, 3, model.latents.size)
-    actions = torch.randint(ACTIONS, (number, 3))
-    after = model.advance(LatentState(h, z), actions)
+    z, picked = model.latents.draw(torch.zeros(number, 3, model.latents.size), torch.rand(number, 3) < 0.8)
+    h, actions = torch.randn(number, 3, model.width), torch.randint(ACTIONS, (number, 3))
+    after = model.advance(LatentState(h, z, picked), actions)
+    assert torch.equal(after, model.advance(LatentState(h, z), actions))
     one_hot = F.one_hot(actions, ACTIONS).float()
     with torch.no_grad():
         expected = [model._recur(*(x[i : i + 1] for x in (h, z, one_hot))) for i in range(number)]

@@ -12,6 +12,13 @@ from torch.nn import functional as F
 import kernels
 
 
+class Drawn(NamedTuple):
+    """Samples of categorical variables."""
+
+    z: Tensor  # (..., size) flat one-hot, zero for the dead
+    picked: Tensor  # (..., groups) int16, the class of each, -1 for the dead
+
+
 class CategoricalLatents(NamedTuple):
     """``groups`` independent categorical variables of ``classes`` values each, per agent.
 
@@ -57,20 +64,23 @@ class CategoricalLatents(NamedTuple):
             one_hot = probs + one_hot.sub_(probs.detach())
         return one_hot.flatten(-2)
 
-    def draw(self, logits: Tensor, living: Tensor) -> Tensor:
-        """Flat one-hot samples (..., size) of ``probs(logits)``, without gradients.
+    def draw(self, logits: Tensor, living: Tensor) -> Drawn:
+        """Samples of ``probs(logits)``, without gradients.
 
         Only the ``living`` (...) bool have one, for others it is zero.
         """
         with torch.no_grad():
             uniforms = torch.rand((*logits.shape[:-1], self.groups), device=logits.device)
             if not kernels.serve(logits):
-                return self.sample(self.probs(logits), uniforms) * living.unsqueeze(-1)
+                z = self.sample(self.probs(logits), uniforms) * living.unsqueeze(-1)
+                return Drawn(z, self.picked(z))
             logits = logits.contiguous()
-            probs, drawn = torch.empty_like(logits, dtype=torch.float32), torch.empty_like(logits)
+            probs, z = torch.empty_like(logits, dtype=torch.float32), torch.empty_like(logits)
+            picked = torch.empty_like(uniforms, dtype=torch.int16)
+            given = (logits, uniforms, living.float().contiguous())
             sizes = (self.uniform_mix, living.numel(), self.classes, self.groups)
-            kernels.of(logits.dtype).draw(logits, uniforms, living.float().contiguous(), probs, drawn, *sizes)
-            return drawn
+            kernels.of(logits.dtype).draw(*given, probs, z, picked, *sizes)
+            return Drawn(z, picked)
 
     def picked(self, z: Tensor) -> Tensor:
         """The classes (..., groups) int16 of flat one-hot samples (..., size), -1 where there is none."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,14 +14,14 @@ from torch.autograd.function import once_differentiable
 from modules.gru import new_state_doubled
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, FusionLayer
-from modules.world_models.scan_layers import Cell, Extent, Fusion, Head, Weights
+from modules.world_models.scan_layers import Cell, Extent, Fusion, Head, Linear, Picks, Weights
 from utils.compute import factor_dtype
 
 if TYPE_CHECKING:
     from modules.world_models.world_model import LatentState, WorldModel
 
 
-PIECE = 1280  # rows that `advance` computes together, so that they stay in a core's cache
+PIECE = 1280  # rows that `Ahead` moves together, so that they stay in a core's cache
 
 
 class Play(NamedTuple):
@@ -28,7 +29,7 @@ class Play(NamedTuple):
 
     embedded: Tensor  # (T, B, n, width) observations
     living: Tensor  # (T, B, n, 1), 1 or 0
-    actions: Tensor  # (T, B, n, n_actions) one-hot
+    actions: Tensor  # (T, B, n) int64
     goes_on: Tensor  # (T, B, 1, 1), 0 where an episode begins
     uniforms: Tensor  # (T, B, n, groups) numbers in [0, 1) that the latents are drawn by
 
@@ -42,46 +43,67 @@ class Shape(NamedTuple):
     factors: torch.dtype  # of matrix products
 
 
-def scan(model: WorldModel, play: Play) -> tuple[Tensor, Tensor, Tensor]:
+def scan(model: WorldModel, play: Play) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the posterior of ``model``.
 
     Returns:
-        Deterministic states (B, T, n, width), latents (B, T, n, size), rounded where autocast rounds, and
-        posterior probabilities (B, T, n, classes, groups), all of them with the time first in memory.
+        Deterministic states (B, T, n, width), latents (B, T, n, size), rounded where autocast rounds,
+        posterior probabilities (B, T, n, classes, groups) and the classes (B, T, n, groups) int16 of the
+        latents, -1 for the dead, all of them with the time first in memory.
     """
     factors = play.embedded.dtype  # what a product gave under the caller's autocast
     shape = Shape(model.latents, _shape(model.obs_fusion), _shape(model.act_fusion), factors)
     with torch.autocast("cpu", enabled=False):
         play = play._replace(embedded=play.embedded.to(play.living.dtype))
-        h, z, posterior = _Scan.apply(shape, torch.is_grad_enabled(), *play, *_weights(model))
-    return h.transpose(0, 1), z.transpose(0, 1), posterior.transpose(0, 1)
+        h, z, posterior, picked = _Scan.apply(shape, torch.is_grad_enabled(), *play, *_weights(model))
+    return h.transpose(0, 1), z.transpose(0, 1), posterior.transpose(0, 1), picked.transpose(0, 1)
 
 
-@torch.no_grad()
-def advance(model: WorldModel, state: LatentState, actions: Tensor) -> Tensor:
-    """The states (N, n, width) that latent states and one-hot actions (N, n, ...) lead to, without gradients.
+class Ahead:
+    """Moves states of a model ahead, without gradients, as long as its weights don't change.
 
-    They are computed in pieces of the same size; the last one may begin within the one before.
+    They are moved in pieces of the same size; the last one may begin within the one before.
     """
-    h, z = state
-    number, agents, width = h.shape
-    size = -(-number // -(-number * agents // PIECE))
-    extent = Extent(1, size, agents, factor_dtype(h), kept=False)
-    with torch.autocast("cpu", enabled=False):
-        weights, after = _act_weights(model), torch.empty_like(h)
-        fusion, cell = Fusion(extent, weights, *_shape(model.act_fusion)), Cell(extent, weights)
-        latents, done = (
-            fusion.project.inputs[0]
-            .view(size, agents, -1)
-            .split([model.latents.size, model.n_actions], dim=-1)
-        )
-        for end in range(size, number + size, size):
-            piece = slice(min(end, number) - size, min(end, number))
-            latents.copy_(z[piece])
-            done.copy_(actions[piece])
-            fusion.forward(0, cell.of_input.inputs[0])
-            after[piece] = cell.forward(0, h[piece].flatten(0, 1).contiguous()).view(size, agents, width)
-    return after
+
+    def __init__(self, model: WorldModel) -> None:
+        self.model = model
+        self._layers = cache(self._make_layers)
+
+    @torch.no_grad()
+    def advance(self, state: LatentState, actions: Tensor) -> Tensor:
+        """The deterministic states (N, n, width) that states and actions (N, n) int64 lead to."""
+        h, z = state.h, state.by_class(self.model.latents).picked
+        number, agents, width = h.shape
+        size = -(-number // -(-number * agents // PIECE))
+        taken, after = _classes(actions, self.model.n_actions), torch.empty_like(h)
+        with torch.autocast("cpu", enabled=False):
+            fusion, cell = self._layers(size, factor_dtype(h))
+            for end in range(size, number + size, size):
+                piece = slice(min(end, number) - size, min(end, number))
+                fusion.project.z[0] = z[piece].flatten(0, 1)
+                fusion.project.actions[0] = taken[piece].flatten(0, 1)
+                fusion.forward(0, cell.of_input.inputs[0])
+                moved = cell.forward(0, h[piece].flatten(0, 1).contiguous())
+                after[piece] = moved.view(size, agents, width)
+        return after
+
+    def _make_layers(self, size: int, factors: torch.dtype) -> tuple[Fusion[Picks], Cell]:
+        """For ``size`` moments at a time."""
+        model = self.model
+        extent, weights = Extent(1, size, model.n_agents, factors, kept=False), _act_weights(model)
+        project = Picks(extent, weights, model.latents)
+        return Fusion(extent, weights, project, *_shape(model.act_fusion)), Cell(extent, weights)
+
+
+def _classes(actions: Tensor, number: int) -> Tensor:
+    """Actions (...) int64 as kernels look them up, (..., 1) int16.
+
+    Raises:
+        ValueError: one of them is none of ``number`` actions.
+    """
+    if not 0 <= int(actions.min()) <= int(actions.max()) < number:
+        raise ValueError(f"actions must be from 0 to {number - 1}, not {actions.min()} to {actions.max()}.")
+    return actions.to(torch.int16).unsqueeze(-1)
 
 
 def _shape(fusion: AgentFusion) -> tuple[int, int, bool]:
@@ -140,6 +162,7 @@ class _Scan(torch.autograd.Function):
         ctx.layers = _Layers(shape, kept, play, weights)
         results = ctx.layers.forward(play)
         ctx.save_for_backward(results[0], results[2])
+        ctx.mark_non_differentiable(results[3])
         return results
 
     @staticmethod
@@ -147,7 +170,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:
         results = ctx.saved_tensors
         layers, ctx.layers = ctx.layers, None  # what they keep of every step is freed
-        of_embedded = layers.backward(results, *(x.flatten(1, 2).contiguous() for x in of_results))
+        of_embedded = layers.backward(results, *(x.flatten(1, 2).contiguous() for x in of_results[:3]))
         return None, None, of_embedded, None, None, None, None, *layers.gradients()
 
 
@@ -158,23 +181,23 @@ class _Layers:
         steps, batch, agents, self.width = play.embedded.shape
         self.extent = extent = Extent(steps, batch, agents, shape.factors, kept)
         self.latents = shape.latents
-        self.obs_fusion = Fusion(extent, weights, *shape.obs_fusion)
+        self.obs_fusion = Fusion(extent, weights, Linear(extent, weights, bias=False), *shape.obs_fusion)
         self.posterior_head = Head(extent, weights)
-        self.act_fusion = Fusion(extent, weights, *shape.act_fusion)
+        self.act_fusion = Fusion(extent, weights, Picks(extent, weights, shape.latents), *shape.act_fusion)
         self.cell = Cell(extent, weights)
         self.goes_on = play.goes_on.expand(-1, -1, agents, -1).flatten(1, 2)
         self.living = play.living.flatten(1).contiguous()
 
-    def forward(self, play: Play) -> tuple[Tensor, Tensor, Tensor]:
-        """States, latents and posterior probabilities (T, B, n, ...)."""
+    def forward(self, play: Play) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """States, latents, posterior probabilities and the latents' classes (T, B, n, ...)."""
         extent, latents, width = self.extent, self.latents, self.width
         shape = play.embedded.shape[:3]
         states = torch.empty(*shape, width)
         drawn = torch.empty(*shape, latents.size, dtype=extent.factors)
         posteriors = torch.empty(*shape, latents.classes, latents.groups)
-        embedded, actions, uniforms = (
-            x.flatten(1, 2).contiguous() for x in (play.embedded, play.actions, play.uniforms)
-        )
+        embedded, uniforms = (x.flatten(1, 2).contiguous() for x in (play.embedded, play.uniforms))
+        done = self.act_fusion.project
+        done.actions.copy_(_classes(play.actions.flatten(1), done.n_actions))
         after = torch.zeros(extent.rows, width)
         by_step = (x.flatten(1, 2).unbind() for x in (states, posteriors, drawn))
         for t, (h, posterior, z) in enumerate(zip(*by_step, strict=True)):
@@ -184,14 +207,12 @@ class _Layers:
             seen[:, width:].copy_(h)
             self.obs_fusion.forward(t, self.posterior_head.hidden.inputs[t])
             logits = self.posterior_head.forward(t)
-            extent.kernels.draw(logits, uniforms[t], self.living[t], posterior, z, *self._distribution())
+            given = (logits, uniforms[t], self.living[t])
+            extent.kernels.draw(*given, posterior, z, done.z[t], *self._distribution())
             if t + 1 < extent.steps:
-                done = self.act_fusion.project.inputs[t]
-                done[:, : latents.size].copy_(z)
-                done[:, latents.size :].copy_(actions[t])
                 self.act_fusion.forward(t, self.cell.of_input.inputs[t])
                 after = self.cell.forward(t, h)
-        return states, drawn, posteriors
+        return states, drawn, posteriors, done.z.unflatten(1, shape[1:])
 
     def backward(
         self, results: tuple[Tensor, Tensor], of_hs: Tensor, of_zs: Tensor, of_posteriors: Tensor
@@ -202,15 +223,15 @@ class _Layers:
         """
         states, posteriors = (x.flatten(1, 2) for x in results)
         of_embedded = torch.empty_like(states)
-        later = None  # the gradient of the state that the cell gave at this step
+        later: Tensor | None = None  # the gradient of the state that the cell gave at this step
         for t in reversed(range(self.extent.steps)):
-            of_h, of_done, row = of_hs[t], of_zs[t], 0
+            of_h: Tensor = of_hs[t]
+            of_done: Tensor | None = None
             if later is not None:
                 of_input, of_state = self.cell.backward(t, later, states[t])
                 of_h = of_state.add_(of_h)
                 of_done = self.act_fusion.backward(t, of_input)
-                row = of_done.shape[1]
-            given = (of_done, row, of_zs[t], of_posteriors[t], posteriors[t], self.living[t])
+            given = (of_zs[t], of_done, of_posteriors[t], posteriors[t], self.living[t])
             into = self.posterior_head.out.of_outputs[t]
             self.extent.kernels.draw_back(*given, into, *self._distribution())
             of_seen = self.obs_fusion.backward(t, self.posterior_head.backward(t))

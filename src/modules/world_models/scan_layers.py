@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 import kernels
 from kernels.products import Matrix
+from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import SHARES
 
 Weights = Iterator[Tensor]
@@ -82,6 +84,51 @@ class Linear:
         yield (of_outputs.T @ self.all_inputs[:steps].flatten(0, 1)).float()
         if self.bias is not None:
             yield of_outputs.sum(dim=0).float()
+
+
+class Picks:
+    """``x W^T`` for an x of ones and zeros: latents and the action taken, each of which picks a column of W.
+
+    ``z[t]`` (R, groups) and ``actions[t]`` (R, 1), both int16, have their classes.
+    """
+
+    def __init__(self, extent: Extent, weights: Weights, latents: CategoricalLatents) -> None:
+        weight = next(weights)
+        self.of_z, of_actions = weight.tensor_split([latents.size], dim=1)
+        self.width, self.n_actions = of_actions.shape
+        self.tables = [of.T.to(extent.factors).contiguous() for of in (self.of_z, of_actions)]
+        rows = (extent.steps, extent.rows)
+        self.z, self.actions = (torch.empty(*rows, k, dtype=torch.int16) for k in (latents.groups, 1))
+        self.all_of_outputs = extent.room(extent.rows, self.width, dtype=extent.factors)
+        self.of_outputs = self.all_of_outputs.unbind()
+        self.factors, self.kernels = extent.factors, extent.kernels
+
+    def forward(self, t: int) -> Tensor:
+        """(R, outputs), as factors of products are."""
+        out = torch.zeros(self.z.shape[1], self.width, dtype=self.factors)
+        for picked, table in zip((self.z[t], self.actions[t]), self.tables, strict=True):
+            self.kernels.add_picked(picked, table, out, *picked.shape, self.width)
+        return out
+
+    def backward(self, t: int) -> Tensor:
+        """The gradient of the latents (R, size), as factors of products are."""
+        return self.back_by_weight.times(self.of_outputs[t])
+
+    @cached_property
+    def back_by_weight(self) -> Matrix:
+        """What gradients are multiplied by."""
+        return Matrix(self.of_z, self.factors, turned=True)
+
+    def gradients(self, steps: int) -> Iterator[Tensor]:
+        of_outputs = self.all_of_outputs[:steps].flatten(0, 1)
+        of_tables = [torch.zeros(table.shape) for table in self.tables]
+        for picked, of_table in zip((self.z, self.actions), of_tables, strict=True):
+            rows = picked[:steps].flatten(0, 1)
+            self.kernels.add_picked_back(rows, of_outputs, of_table, *rows.shape, self.width)
+        yield torch.cat(of_tables).T
+
+
+Project = TypeVar("Project", bound=Linear | Picks)
 
 
 class AddNorm:
@@ -148,11 +195,13 @@ class FusionLayer:
             yield from linear.gradients(steps)
 
 
-class Fusion:
+class Fusion(Generic[Project]):
     """``layers.AgentFusion``, with the gain and bias of its last norm in the weights of what reads it."""
 
-    def __init__(self, extent: Extent, weights: Weights, layers: int, heads: int, alone: bool) -> None:
-        self.project = Linear(extent, weights, bias=False)
+    def __init__(
+        self, extent: Extent, weights: Weights, project: Project, layers: int, heads: int, alone: bool
+    ) -> None:
+        self.project = project
         self.of_agents = next(weights)  # (agents, width)
         width = self.of_agents.shape[1]
         self.layers = [FusionLayer(extent, weights, width, heads, alone) for _ in range(layers)]
@@ -167,7 +216,7 @@ class Fusion:
 
     def backward(self, t: int, of_normed: Tensor) -> Tensor:
         """The gradient of what is projected, from that of the norm (R, width)."""
-        adding = [self.project, *(layer.narrow for layer in self.layers)]
+        adding: list[Linear | Picks] = [self.project, *(layer.narrow for layer in self.layers)]
         g = torch.zeros(self.rows, self.of_agents.shape[1])
         self.norm.backward(t, of_normed, g, adding.pop().of_outputs[t])
         for layer in reversed(self.layers):

@@ -20,8 +20,10 @@ The scan over time holds only fusion, posterior and GRU; embeddings, priors and 
 time steps at once.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,19 +58,30 @@ class LatentState(NamedTuple):
 
     h: Tensor  # (..., n_agents, width) deterministic
     z: Tensor  # (..., n_agents, latent size) flat one-hot
+    picked: Tensor | None = None  # (..., n_agents, groups) int16, their classes as far as they are known
 
     @property
     def features(self) -> Tensor:
         """(..., n_agents, width + latent size), rounded where autocast rounds what networks read."""
-        return torch.cat(self.rounded(), dim=-1)
+        return torch.cat(self.rounded()[:2], dim=-1)
 
     def rounded(self) -> "LatentState":
         """The same as networks read it, rounded where autocast rounds."""
-        return LatentState(*(part.to(factor_dtype(part)) for part in self))
+        h, z = (part.to(factor_dtype(part)) for part in self[:2])
+        return LatentState(h, z, self.picked)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "LatentState":
+        """The same with all of its tensors changed in the same way."""
+        picked = None if self.picked is None else change(self.picked)
+        return LatentState(change(self.h), change(self.z), picked)
 
     def transposed(self) -> "LatentState":
         """The first two dimensions exchanged: ``observe`` gives states that have the time first in memory."""
-        return LatentState(*(part.transpose(0, 1) for part in self))
+        return self.each(lambda part: part.transpose(0, 1))
+
+    def at(self, where: Any) -> "LatentState":
+        """The states at an index into the leading dimensions."""
+        return self.each(lambda part: part[where])
 
     def compact(self, latents: CategoricalLatents) -> CompactState:
         """The same for keeping, without gradients to the samples."""
@@ -76,12 +89,14 @@ class LatentState(NamedTuple):
 
     def by_class(self, latents: CategoricalLatents) -> CompactState:
         """The same with the classes of the samples beside them."""
-        h, z = self.rounded()
-        return CompactState(h, latents.picked(z.detach()), latents, z)
+        h, z, picked = self.rounded()
+        return CompactState(h, latents.picked(z.detach()) if picked is None else picked, latents, z)
 
     @property
     def living(self) -> Tensor:
         """(..., n_agents) bool: the dead have no latent."""
+        if self.picked is not None:
+            return self.picked[..., 0] >= 0
         return self.z.amax(dim=-1) > 0  # an eighth of the time that any() takes
 
 
@@ -124,6 +139,7 @@ class WorldModel(nn.Module):
         self.scale_free = config.wm_regression == "scale_free"
         self.reward_code: TwoHot | PlainNumber = TwoHot() if self.scale_free else PlainNumber()
         self.feature_size = width + self.latents.size
+        self._prepared: scan.Ahead | None = None
         self.by_hand = True  # on a CPU the scan has its own kernels and gradients, unless it is compiled
 
         self.embed = mlp(obs_size, width, width, layers)
@@ -164,17 +180,20 @@ class WorldModel(nn.Module):
         play = scan.Play(
             self.embed(by_time),
             alive(by_time).to(obs.dtype).unsqueeze(-1),
-            F.one_hot(actions.transpose(0, 1), self.n_actions).to(obs.dtype),
+            actions.transpose(0, 1),
             (~is_first.T.contiguous()).to(obs.dtype)[:, :, None, None],
             torch.rand((time, batch, self.n_agents, self.latents.groups), device=obs.device),
         )
-        by_hand = self.by_hand and kernels.serve(obs)
-        h, z, posterior = scan.scan(self, play) if by_hand else self._scan(play)
+        if self.by_hand and kernels.serve(obs):
+            h, z, posterior, picked = scan.scan(self, play)
+            return LatentState(h, z, picked), posterior
+        h, z, posterior = self._scan(play)
         return LatentState(h, z), posterior
 
     def _scan(self, play: scan.Play) -> tuple[Tensor, Tensor, Tensor]:
         """What ``scan`` does, in the plain way, that autograd and compilers can follow."""
         embedded, living, actions, goes_on, uniforms = play
+        one_hot = F.one_hot(actions, self.n_actions).to(embedded.dtype)
         h = torch.zeros_like(embedded[0])
         hs, zs, posteriors = [], [], []
         for t, seen in enumerate(embedded.unbind()):
@@ -185,7 +204,7 @@ class WorldModel(nn.Module):
             zs.append(z)
             posteriors.append(posterior)
             if t + 1 < len(embedded):
-                h = self._recur(h, z, actions[t])
+                h = self._recur(h, z, one_hot[t])
         h, z, posterior = (torch.stack(x).transpose(0, 1) for x in (hs, zs, posteriors))
         return h, z, posterior
 
@@ -215,7 +234,7 @@ class WorldModel(nn.Module):
         Who is ``living`` (..., n) is drawn first where it isn't given.
         """
         living = self.draw_living(h) if living is None else living
-        return LatentState(h, self.latents.draw(self.prior_logits(h), living))
+        return LatentState(h, *self.latents.draw(self.prior_logits(h), living))
 
     def draw_living(self, h: Tensor) -> Tensor:
         """Who may be alive (..., n) bool at deterministic states (..., n, width)."""
@@ -223,10 +242,19 @@ class WorldModel(nn.Module):
 
     def advance(self, state: LatentState, actions: Tensor) -> Tensor:
         """The deterministic states (N, n, width) to which joint actions (N, n) int64 lead."""
-        one_hot = F.one_hot(actions, self.n_actions).to(state.h.dtype)
         if self.by_hand and kernels.serve(state.h):
-            return scan.advance(self, state, one_hot)
-        return self._recur(state.h, state.z, one_hot)
+            ahead = self._prepared or scan.Ahead(self)
+            return ahead.advance(state, actions)
+        return self._recur(state.h, state.z, F.one_hot(actions, self.n_actions).to(state.h.dtype))
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Within, no weight may change: what ``advance`` makes of them is made once."""
+        self._prepared = scan.Ahead(self)
+        try:
+            yield
+        finally:
+            self._prepared = None
 
     def predict(self, state: LatentState) -> Prediction:
         """Run every head on states (..., n, ...); float32 in any precision."""
