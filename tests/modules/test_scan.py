@@ -139,3 +139,27 @@ def test_states_advance_as_one_by_one(number: int, monkeypatch) -> None:
     with torch.no_grad():
         expected = [model._recur(*(x[i : i + 1] for x in (h, z, one_hot))) for i in range(number)]
     torch.testing.assert_close(after, torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_states_advance_in_bfloat16_where_autocast_asks_for_it() -> None:
+    model = make_model()
+    z, picked = model.latents.draw(torch.zeros(4, 3, model.latents.size), torch.ones(4, 3))
+    state = LatentState(torch.randn(4, 3, model.width), z, picked)
+    actions = torch.zeros(4, 3, dtype=torch.int64)
+    exact = model.advance(state, actions)
+    with torch.autocast("cpu", torch.bfloat16), model.unchanged():
+        rounded, again = model.advance(state, actions), model.advance(state, actions)
+    assert rounded.dtype == exact.dtype == torch.float32
+    assert 1e-4 < (rounded - exact).norm() / exact.norm() < 2e-2
+    assert torch.equal(rounded, again)
+
+
+@pytest.mark.parametrize("wrong", [-1, ACTIONS])
+def test_an_action_that_there_is_none_of_is_said_to_be_wrong(wrong: int) -> None:
+    model = make_model()
+    obs, actions, is_first = play(3, STEPS)
+    actions[0, 1, 2] = wrong
+    with pytest.raises(ValueError, match=f"from 0 to {ACTIONS - 1}"):
+        model.observe(obs, actions, is_first)
+    with pytest.raises(ValueError, match=f"from 0 to {ACTIONS - 1}"):
+        model.advance(model.observe(*play(3, STEPS))[0].at((slice(None), 0)), actions[:, 1])

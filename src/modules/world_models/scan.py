@@ -76,8 +76,9 @@ class Ahead:
         number, agents, width = h.shape
         size = -(-number // -(-number * agents // PIECE))
         taken, after = _classes(actions, self.model.n_actions), torch.empty_like(h)
+        factors = factor_dtype(h)  # under the caller's autocast
         with torch.autocast("cpu", enabled=False):
-            fusion, cell = self._layers(size, factor_dtype(h))
+            fusion, cell = self._layers(size, factors)
             for end in range(size, number + size, size):
                 piece = slice(min(end, number) - size, min(end, number))
                 fusion.project.z[0] = z[piece].flatten(0, 1)
