@@ -35,8 +35,8 @@ FLAGS += ["-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno
 if platform.machine() == "x86_64":
     FLAGS += ["-mprefer-vector-width=512"]
 
-# What each takes: tensors of float32 (f), of int16 (i) and of what products multiply (F), or None for some of
-# them, integers (n), a number (x).
+# What each takes: tensors of float32 (f), int16 (i), int64 (l) and of what products multiply (F), or None for
+# some of them, integers (n), a number (x).
 SIGNATURES = {
     "add_norm": "fnFfFffnn",
     "add_norm_back": "FffffFnn",
@@ -54,6 +54,8 @@ SIGNATURES = {
     "add_picked_back": "iFfnnn",
     "gru": "FFfffnn",
     "gru_back": "fffFFfnn",
+    "gru_over_time": "fffffffflnnn",
+    "gru_over_time_back": "fffffffffflnnn",
 }
 OF_ROUNDED = {"lay_out": "fnnFnn", "multiply": "FFfFnnn"}  # there are those for bfloat16 only
 
@@ -117,6 +119,7 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
         "f": (ctypes.c_void_p, address_of(torch.float32)),
         "F": (ctypes.c_void_p, address_of(factors)),
         "i": (ctypes.c_void_p, address_of(torch.int16)),
+        "l": (ctypes.c_void_p, address_of(torch.int64)),
         "n": (ctypes.c_int64, int),
         "x": (ctypes.c_float, float),
     }

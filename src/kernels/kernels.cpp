@@ -12,8 +12,6 @@
 
 namespace {
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
-
 // Below -88 `sigmoid` goes down no further.
 inline float silu_of(float x) { return x < -88.0f ? 0.0f : x * sigmoid(x); }
 
@@ -377,49 +375,6 @@ void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_tabl
 #pragma omp simd
                     for (i64 i = 0; i < width; ++i) entry[i] += d[i];
                 }
-        }
-    }
-}
-
-// A GRU's step (modules/gru.py has the formulas) from what input and state (rows, 3, width) give to r, z and
-// twice n. Keeps r, z, n and what the state gives to n (rows, 4, width).
-void gru(const F* by_input, const F* by_state, const float* h, float* after, float* kept, i64 rows,
-         i64 width) {
-#pragma omp parallel for schedule(static)
-    for (i64 row = 0; row < rows; ++row) {
-        const F *a = by_input + row * 3 * width, *b = by_state + row * 3 * width;
-        const float* before = h + row * width;
-        float *out = after + row * width, *k = kept + row * 4 * width;
-#pragma omp simd
-        for (i64 i = 0; i < width; ++i) {
-            float recalled = wide(b[2 * width + i]);
-            float r = sigmoid(wide(a[i]) + wide(b[i]));
-            float z = sigmoid(wide(a[width + i]) + wide(b[width + i]));
-            float n = 2.0f * sigmoid(wide(a[2 * width + i]) + r * recalled) - 1.0f;
-            k[i] = r, k[width + i] = z, k[2 * width + i] = n, k[3 * width + i] = recalled;
-            out[i] = n + z * (before[i] - n);
-        }
-    }
-}
-
-// From g, the gradient of the state after a step: those of the two inputs, and of the state before but for
-// what its product passes on.
-void gru_back(const float* g, const float* h, const float* kept, F* of_input, F* of_state, float* of_h,
-              i64 rows, i64 width) {
-#pragma omp parallel for schedule(static)
-    for (i64 row = 0; row < rows; ++row) {
-        const float *d = g + row * width, *before = h + row * width, *k = kept + row * 4 * width;
-        F *a = of_input + row * 3 * width, *b = of_state + row * 3 * width;
-        float* out = of_h + row * width;
-#pragma omp simd
-        for (i64 i = 0; i < width; ++i) {
-            float r = k[i], z = k[width + i], n = k[2 * width + i], recalled = k[3 * width + i];
-            float of_n = d[i] * (1.0f - z) * (1.0f - n * n) * 0.5f;
-            float of_z = d[i] * (before[i] - n) * z * (1.0f - z);
-            float of_r = of_n * recalled * r * (1.0f - r);
-            put(a[i], of_r), put(a[width + i], of_z), put(a[2 * width + i], of_n);
-            put(b[i], of_r), put(b[width + i], of_z), put(b[2 * width + i], of_n * r);
-            out[i] = d[i] * z;
         }
     }
 }

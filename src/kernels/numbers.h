@@ -18,6 +18,7 @@ inline To bits_of(From from) {
 }
 
 inline float wide(float x) { return x; }
+inline void put(float& to, float x) { to = x; }
 
 #ifdef ROUNDED
 struct F {
@@ -31,7 +32,6 @@ inline void put(F& to, float x) {
 }
 #else
 using F = float;
-inline void put(F& to, float x) { to = x; }
 #endif
 
 inline void widen(const F* from, float* to, i64 size) {
@@ -54,3 +54,5 @@ inline float exponential(float x) {
     p = p * r * r + r + 1.0f;
     return p * bits_of<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n) + 127) << 23);
 }
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }

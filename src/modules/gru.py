@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class GRU(nn.GRU):
             if len(sizes) == 1:  # acting, for which the module for sequences takes twice as long
                 return torch.gru_cell(x, hidden, *weights)
             if kernels.serve(x):
-                return _Unrolled.apply(x, hidden, sizes, *(new_state_doubled(w) for w in weights))
+                doubled = (new_state_doubled(w) for w in weights)
+                return _Unrolled.apply(torch.is_grad_enabled(), x, hidden, list(sizes), *doubled)
             hidden = hidden.unsqueeze(0).contiguous()
             if sizes[0] == sizes[-1]:
                 return super().forward(x.view(len(sizes), sizes[0], -1), hidden)[0].flatten(0, 1)
@@ -54,56 +56,40 @@ class _Unrolled(torch.autograd.Function):
         n = 2 sigmoid(W_n x + b_n + r * (V_n h + c_n)) - 1
         h' = (1 - z) * n + z * h
 
-    With twice a GRU's parameters of n this is its tanh. Only what depends on the state is done step by step,
-    in both directions: with d the gradient of h',
+    With twice a GRU's parameters of n this is its tanh. A kernel takes rows through all steps, each thread
+    some of them, and back: with d the gradient of h',
 
         of z, before the sigmoid:       d * (h - n) z (1 - z)
         of n, before the sigmoid:       d * (1 - z)(1 - n^2) / 2
         of r, before the sigmoid:       that times (V_n h + c_n) r (1 - r)
         of h:                           d * z, and V^T times the three (that of n times r)
 
-    and the gradients of weights and inputs are taken at once, of all steps together.
+    and the gradients of weights are taken at once, of all steps together.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, hidden: Tensor, sizes: Sequence[int], w: Tensor, v: Tensor, b: Tensor, c: Tensor
+        ctx: Any, kept: bool, x: Tensor, hidden: Tensor, sizes: list[int], *weights: Tensor
     ) -> Tensor:
-        width, step = hidden.shape[1], kernels.of(x.dtype).gru
-        by_input = torch.addmm(b, x, w.T)
-        by_state = torch.empty(sizes[0], 3 * width)
-        states, kept = torch.empty(len(x), width), torch.empty(len(x), 4, width)
-        v_turned, h = v.T.contiguous(), hidden.contiguous()
-        steps = zip(*(rows.split(list(sizes)) for rows in (by_input, states, kept)), strict=True)
-        for by_input_t, after, kept_t in steps:
-            rows = len(after)
-            h, by_state_t = _first(h, rows), _first(by_state, rows)
-            torch.addmm(c, h, v_turned, out=by_state_t)
-            step(by_input_t, by_state_t, h, after, kept_t, rows, width)
-            h = after
-        ctx.sizes = list(sizes)
-        ctx.save_for_backward(x, hidden, w, v, states, kept)
+        ctx.sizes, ctx.widths = sizes, (x.shape[1], hidden.shape[1])
+        x, hidden, starts = x.contiguous(), hidden.contiguous(), torch.tensor([0, *accumulate(sizes)])
+        states = torch.empty(len(x), hidden.shape[1])
+        gates = torch.empty(len(x), 4, hidden.shape[1]) if kept else None
+        extent = (starts, len(sizes), *ctx.widths)
+        kernels.of(x.dtype).gru_over_time(x, hidden, *weights, states, gates, *extent)
+        ctx.save_for_backward(x, hidden, *weights[:2], states, gates, starts)
         return states
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, w, v, states, kept = ctx.saved_tensors
-        sizes, width, step_back = ctx.sizes, hidden.shape[1], kernels.of(x.dtype).gru_back
-        befores = [hidden.contiguous(), *states.split(sizes)[:-1]]
-        befores = [_first(h, rows) for h, rows in zip(befores, sizes, strict=True)]
-        of_input, of_state = torch.empty(len(x), 3 * width), torch.empty(len(x), 3 * width)
-        back = torch.zeros_like(hidden)  # of rows that have ended it is nothing until their last step
-        split = (rows.split(sizes) for rows in (gradient, kept, of_input, of_state))
-        for h, of_h, kept_t, of_input_t, of_state_t in reversed(list(zip(befores, *split, strict=True))):
-            from_later = _first(back, len(h))
-            d = of_h + from_later
-            step_back(d, h, kept_t, of_input_t, of_state_t, from_later, len(h), width)
-            torch.addmm(from_later, of_state_t, v, out=from_later)
-        of_v, of_c = of_state.T @ torch.cat(befores), of_state.sum(dim=0)
-        of_w, of_b = of_input.T @ x, of_input.sum(dim=0)
-        return of_input @ w, back, None, of_w, of_v, of_b, of_c
-
-
-def _first(rows: Tensor, count: int) -> Tensor:
-    return rows if len(rows) == count else rows[:count]  # a slice takes as long as a small operation
+    def backward(ctx: Any, of_states: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, w, v, states, gates, starts = ctx.saved_tensors
+        of_x, of_hidden = torch.zeros_like(x), torch.zeros_like(hidden)
+        of_input, of_state = (x.new_empty(len(x), len(w)) for _ in range(2))
+        given = (of_states.contiguous(), hidden, w, v, states, gates)
+        extent = (starts, len(ctx.sizes), *ctx.widths)
+        kernels.of(x.dtype).gru_over_time_back(*given, of_x, of_hidden, of_input, of_state, *extent)
+        befores = zip((hidden, *states.split(ctx.sizes)), ctx.sizes, strict=False)
+        before = torch.cat([h[:rows] for h, rows in befores])
+        of_w, of_v = of_input.T @ x, of_state.T @ before
+        return None, of_x, of_hidden, None, of_w, of_v, of_input.sum(dim=0), of_state.sum(dim=0)

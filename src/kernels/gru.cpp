@@ -1,0 +1,182 @@
+// GRUs (modules/gru.py has the formulas): a step between two products, and whole sequences, where a thread takes
+// some rows through all steps, products with the state included.
+
+#include "numbers.h"
+
+#include <algorithm>
+#include <omp.h>
+#include <vector>
+
+namespace {
+
+// A step of a row, from what input and state (3, width) give to r, z and twice n. Keeps r, z, n and what the
+// state gives to n (4, width).
+template <typename T>
+inline void step(const T* a, const T* b, const float* before, float* after, float* kept, i64 width) {
+#pragma omp simd
+    for (i64 i = 0; i < width; ++i) {
+        float recalled = wide(b[2 * width + i]);
+        float r = sigmoid(wide(a[i]) + wide(b[i]));
+        float z = sigmoid(wide(a[width + i]) + wide(b[width + i]));
+        float n = 2.0f * sigmoid(wide(a[2 * width + i]) + r * recalled) - 1.0f;
+        kept[i] = r, kept[width + i] = z, kept[2 * width + i] = n, kept[3 * width + i] = recalled;
+        after[i] = n + z * (before[i] - n);
+    }
+}
+
+// From d, the gradient of the state after a step: those of what input and state give (3, width), and of the state
+// before but for what its product passes on.
+template <typename T>
+inline void step_back(const float* d, const float* before, const float* kept, T* of_a, T* of_b, float* of_before,
+                      i64 width) {
+#pragma omp simd
+    for (i64 i = 0; i < width; ++i) {
+        float r = kept[i], z = kept[width + i], n = kept[2 * width + i], recalled = kept[3 * width + i];
+        float of_n = d[i] * (1.0f - z) * (1.0f - n * n) * 0.5f;
+        float of_z = d[i] * (before[i] - n) * z * (1.0f - z);
+        float of_r = of_n * recalled * r * (1.0f - r);
+        put(of_a[i], of_r), put(of_a[width + i], of_z), put(of_a[2 * width + i], of_n);
+        put(of_b[i], of_r), put(of_b[width + i], of_z), put(of_b[2 * width + i], of_n * r);
+        of_before[i] = d[i] * z;
+    }
+}
+
+typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
+constexpr i64 LANES = 16, PANEL = 2 * LANES;  // columns of a matrix that lie row by row, one panel after the other
+constexpr i64 MOST_ROWS = 20;  // that a thread takes through all steps together
+#ifdef __AVX512F__
+constexpr i64 ROWS = 10;  // that are summed up side by side, in registers
+#else
+constexpr i64 ROWS = 3;
+#endif
+
+inline i64 padded(i64 size) { return (size + PANEL - 1) / PANEL * PANEL; }
+
+// A matrix (inner, columns) in panels, filled up with zeros, from one whose rows and columns are some numbers apart.
+std::vector<float> in_panels(const float* matrix, i64 by_row, i64 by_column, i64 inner, i64 columns) {
+    std::vector<float> panels(inner * padded(columns));
+    for (i64 k = 0; k < inner; ++k)
+        for (i64 c = 0; c < columns; ++c)
+            panels[(c / PANEL * inner + k) * PANEL + c % PANEL] = matrix[k * by_row + c * by_column];
+    return panels;
+}
+
+// Adds to out (rows, columns) the product of a (rows, inner) with a matrix in panels.
+inline void add_product(const float* a, const float* panels, float* out, i64 rows, i64 inner, i64 columns) {
+    for (i64 column = 0; column < columns; column += PANEL)
+        for (i64 first = 0; first < rows; first += ROWS) {
+            const float *row[ROWS], *panel = panels + column * inner;
+            Floats sum[ROWS][2] = {};
+            for (i64 r = 0; r < ROWS; ++r)  // behind the last row it is taken again
+                row[r] = a + std::min(first + r, rows - 1) * inner;
+            for (i64 k = 0; k < inner; ++k) {
+                const Floats* half = reinterpret_cast<const Floats*>(panel + k * PANEL);
+                const Floats left = half[0], right = half[1];
+#pragma GCC unroll 16
+                for (i64 r = 0; r < ROWS; ++r) {
+                    sum[r][0] += left * row[r][k];
+                    sum[r][1] += right * row[r][k];
+                }
+            }
+            float sums[ROWS][PANEL];
+            std::memcpy(sums, sum, sizeof sums);
+            for (i64 r = 0; r < std::min(ROWS, rows - first); ++r) {
+                float* to = out + (first + r) * columns + column;
+#pragma omp simd
+                for (i64 c = 0; c < std::min(PANEL, columns - column); ++c) to[c] += sums[r][c];
+            }
+        }
+}
+
+// Rows that a thread takes at once: there are some for each thread and, as the first rows may have the most steps,
+// more for who is done.
+inline i64 block_of(i64 rows) {
+    const i64 blocks = 2 * omp_get_max_threads(), share = (rows + blocks - 1) / blocks;
+    return std::min(MOST_ROWS, (share + ROWS - 1) / ROWS * ROWS);
+}
+
+}  // namespace
+
+extern "C" {
+
+// A step of rows from h.
+void gru(const F* by_input, const F* by_state, const float* h, float* after, float* kept, i64 rows,
+         i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; ++row)
+        step(by_input + row * 3 * width, by_state + row * 3 * width, h + row * width, after + row * width,
+             kept + row * 4 * width, width);
+}
+
+void gru_back(const float* g, const float* h, const float* kept, F* of_input, F* of_state, float* of_h,
+              i64 rows, i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; ++row)
+        step_back(g + row * width, h + row * width, kept + row * 4 * width, of_input + row * 3 * width,
+                  of_state + row * 3 * width, of_h + row * width, width);
+}
+
+// All steps of x (in all, inputs). The rows of step t begin at starts[t] and are never more than at the step before;
+// starts[steps] is the number of all. Weights and biases are those of the input, w (3, width, inputs) and b (3, width),
+// and of the state, v (3, width, width) and c (3, width), which is `hidden` before the first step. `kept` may be null.
+void gru_over_time(const float* x, const float* hidden, const float* w, const float* v, const float* b,
+                   const float* c, float* states, float* kept, const i64* starts, i64 steps, i64 inputs, i64 width) {
+    const i64 rows = starts[1], block = block_of(rows), outputs = 3 * width;
+    const std::vector<float> by_w = in_panels(w, 1, inputs, inputs, outputs);
+    const std::vector<float> by_v = in_panels(v, 1, width, width, outputs);
+#pragma omp parallel
+    {
+        std::vector<float> scratch(2 * block * outputs + 4 * width);
+        float *by_input = scratch.data(), *by_state = by_input + block * outputs, *room = by_state + block * outputs;
+#pragma omp for schedule(dynamic)
+        for (i64 first = 0; first < rows; first += block)
+            for (i64 t = 0; t < steps; ++t) {
+                const i64 number = std::min(block, starts[t + 1] - starts[t] - first), at = starts[t] + first;
+                if (number <= 0) break;
+                const float* before = t ? states + (starts[t - 1] + first) * width : hidden + first * width;
+                for (i64 row = 0; row < number; ++row) {
+                    std::copy_n(b, outputs, by_input + row * outputs);
+                    std::copy_n(c, outputs, by_state + row * outputs);
+                }
+                add_product(x + at * inputs, by_w.data(), by_input, number, inputs, outputs);
+                add_product(before, by_v.data(), by_state, number, width, outputs);
+                for (i64 row = 0; row < number; ++row)
+                    step(by_input + row * outputs, by_state + row * outputs, before + row * width,
+                         states + (at + row) * width, kept ? kept + (at + row) * 4 * width : room, width);
+            }
+    }
+}
+
+// The gradients of x, of `hidden` and of what inputs and states give to all steps, from those of the states. Those of
+// x and `hidden` must be zero before.
+void gru_over_time_back(const float* of_states, const float* hidden, const float* w, const float* v,
+                        const float* states, const float* kept, float* of_x, float* of_hidden, float* of_input,
+                        float* of_state, const i64* starts, i64 steps, i64 inputs, i64 width) {
+    const i64 rows = starts[1], block = block_of(rows), outputs = 3 * width;
+    const std::vector<float> by_w = in_panels(w, inputs, 1, outputs, inputs);
+    const std::vector<float> by_v = in_panels(v, width, 1, outputs, width);
+#pragma omp parallel
+    {
+        std::vector<float> d(width);
+#pragma omp for schedule(dynamic)
+        for (i64 first = 0; first < rows; first += block)
+            for (i64 t = steps - 1; t >= 0; --t) {
+                const i64 number = std::min(block, starts[t + 1] - starts[t] - first), at = starts[t] + first;
+                if (number <= 0) continue;
+                const float* before = t ? states + (starts[t - 1] + first) * width : hidden + first * width;
+                float* back = of_hidden + first * width;
+                for (i64 row = 0; row < number; ++row) {
+                    const float* of_row = of_states + (at + row) * width;
+#pragma omp simd
+                    for (i64 i = 0; i < width; ++i) d[i] = of_row[i] + back[row * width + i];
+                    step_back(d.data(), before + row * width, kept + (at + row) * 4 * width,
+                              of_input + (at + row) * outputs, of_state + (at + row) * outputs, back + row * width,
+                              width);
+                }
+                add_product(of_state + at * outputs, by_v.data(), back, number, outputs, width);
+                add_product(of_input + at * outputs, by_w.data(), of_x + at * inputs, number, outputs, inputs);
+            }
+    }
+}
+
+}  // extern "C"
