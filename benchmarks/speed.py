@@ -17,10 +17,12 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import prod
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -46,8 +48,9 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     case.call()
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, our_products() as ours:
         case.call()
+    operations = counter.get_total_flops() + sum(ours)
     walls, cpus, amounts = [], [], []
     began = time.perf_counter()
     while len(walls) < MOST_CALLS and (len(walls) < LEAST_CALLS or time.perf_counter() - began < PATIENCE):
@@ -55,7 +58,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         amounts.append(case.call())
         cpus.append(time.process_time() - cpu)
         walls.append(time.perf_counter() - wall)
-    floor = counter.get_total_flops() / _peak(torch, case.dtype)
+    floor = operations / _peak(torch, case.dtype)
     return {
         "case": name,
         "median_s": median(walls),
@@ -64,10 +67,45 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         "rate": median(amount / wall for amount, wall in zip(amounts, walls, strict=True)),
         "unit": case.unit,
         "calls": len(walls),
-        "gflop": counter.get_total_flops() / 1e9,
+        "gflop": operations / 1e9,
         "floors": min(walls) / floor if floor > 1e-4 else None,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+@contextmanager
+def our_products() -> Iterator[list[float]]:
+    """Counts the operations of products within kernels of our own, which torch doesn't see, call by call."""
+    import torch
+
+    import kernels
+
+    def of_gru(states: Any, *others: Any) -> float:
+        *_, inputs, width = others
+        return 2 * len(states) * 3 * width * (inputs + width)
+
+    operations: dict[str, Callable[..., float]] = {
+        "multiply": lambda *arguments: 2 * prod(arguments[-3:]),
+        "gru_over_time": of_gru,
+        "gru_over_time_back": of_gru,
+    }
+    counted: list[float] = []
+
+    def counting(kernel: Callable[..., None], number: Callable[..., float]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            counted.append(number(*arguments))
+            kernel(*arguments)
+
+        return call
+
+    with ExitStack() as stack:
+        for factors in (torch.float32, torch.bfloat16) if kernels.available() else ():
+            ours = kernels.of(factors)
+            for name in operations.keys() & vars(ours).keys():
+                kernel = getattr(ours, name)
+                stack.callback(setattr, ours, name, kernel)
+                setattr(ours, name, counting(kernel, operations[name]))
+        yield counted
 
 
 def profile(name: str, threads: int) -> str:

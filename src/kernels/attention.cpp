@@ -1,8 +1,8 @@
 // Attention of the handful of agents of a group to each other.
 //
-// Heads take turns: a row has the first numbers of all heads, then their second ones, and so on. So what lies in
-// a vector register belongs to all heads in turn, and neither the sums by head, nor the products with what each
-// head gives, need anything in another order.
+// Heads take turns: a row has the first numbers of all heads, then their second ones, and so on. So what lies
+// in a vector register belongs to all heads in turn, and neither the sums by head, nor the products with what
+// each head gives, need anything in another order.
 
 #include "numbers.h"
 
@@ -74,7 +74,8 @@ struct Rows {
     void sum_pairs(const float* a, i64 a_apart, const float* b, i64 b_apart, float* sums) const {
         for (i64 i = 0; i < agents; ++i, a += a_apart) {
             i64 j = 0;
-            for (; j + 4 <= agents; j += 4, sums += 4 * heads()) sum_by_head<4>(a, b + j * b_apart, b_apart, sums);
+            for (; j + 4 <= agents; j += 4, sums += 4 * heads())
+                sum_by_head<4>(a, b + j * b_apart, b_apart, sums);
             for (; j < agents; ++j, sums += heads()) sum_by_head<1>(a, b + j * b_apart, b_apart, sums);
         }
     }
@@ -99,7 +100,8 @@ struct Rows {
         const i64 whole = HEADS ? width / LANES * LANES : 0, number = heads();
         if (HEADS)
             for (i64 j = 0; j < agents; ++j)
-                for (i64 l = 0; l < LANES; ++l) lanes[j * LANES + l] = weights[j * weights_apart + l % number];
+                for (i64 l = 0; l < LANES; ++l)
+                    lanes[j * LANES + l] = weights[j * weights_apart + l % number];
         i64 c = 0;
         for (; c + 4 * LANES <= whole; c += 4 * LANES) add_up_some<4>(lanes, rows + c, rows_apart, out + c);
         for (; c < whole; c += LANES) add_up_some<1>(lanes, rows + c, rows_apart, out + c);
@@ -127,9 +129,9 @@ inline const float* widened(const F* from, float* room, i64 size) {
 
 extern "C" {
 
-// From rows of queries (scaled before), keys and values (groups, agents, 3, width), each of heads x size numbers:
-// what each agent's attention to all agents of its group gives (groups, agents, width). Keeps the shares of its
-// attention (groups, agents, agents, heads), those of one agent and head add up to one.
+// From rows of queries (scaled before), keys and values (groups, agents, 3, width), each of heads x size
+// numbers: what each agent's attention to all agents of its group gives (groups, agents, width). Keeps the
+// shares of its attention (groups, agents, agents, heads), those of one agent and head add up to one.
 void attend(const F* query_key_value, F* attended, float* shares, i64 groups, i64 agents, i64 any_heads,
             i64 size) {
     with_constant(any_heads, [=](auto constant) {

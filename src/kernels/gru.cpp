@@ -1,5 +1,5 @@
-// GRUs (modules/gru.py has the formulas): a step between two products, and whole sequences, where a thread takes
-// some rows through all steps, products with the state included.
+// GRUs (modules/gru.py has the formulas): a step between two products, and whole sequences, where a thread
+// takes some rows through all steps, products with input and state included.
 
 #include "numbers.h"
 
@@ -24,11 +24,11 @@ inline void step(const T* a, const T* b, const float* before, float* after, floa
     }
 }
 
-// From d, the gradient of the state after a step: those of what input and state give (3, width), and of the state
-// before but for what its product passes on.
+// From d, the gradient of the state after a step: those of what input and state give (3, width), and of the
+// state before but for what its product passes on.
 template <typename T>
-inline void step_back(const float* d, const float* before, const float* kept, T* of_a, T* of_b, float* of_before,
-                      i64 width) {
+inline void step_back(const float* d, const float* before, const float* kept, T* of_a, T* of_b,
+                      float* of_before, i64 width) {
 #pragma omp simd
     for (i64 i = 0; i < width; ++i) {
         float r = kept[i], z = kept[width + i], n = kept[2 * width + i], recalled = kept[3 * width + i];
@@ -42,7 +42,7 @@ inline void step_back(const float* d, const float* before, const float* kept, T*
 }
 
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-constexpr i64 LANES = 16, PANEL = 2 * LANES;  // columns of a matrix that lie row by row, one panel after the other
+constexpr i64 PANEL = 32;  // columns of a matrix that lie row by row, one panel after the other
 constexpr i64 MOST_ROWS = 20;  // that a thread takes through all steps together
 #ifdef __AVX512F__
 constexpr i64 ROWS = 10;  // that are summed up side by side, in registers
@@ -52,7 +52,8 @@ constexpr i64 ROWS = 3;
 
 inline i64 padded(i64 size) { return (size + PANEL - 1) / PANEL * PANEL; }
 
-// A matrix (inner, columns) in panels, filled up with zeros, from one whose rows and columns are some numbers apart.
+// A matrix (inner, columns) in panels, filled up with zeros, from one whose rows and columns are some numbers
+// apart.
 std::vector<float> in_panels(const float* matrix, i64 by_row, i64 by_column, i64 inner, i64 columns) {
     std::vector<float> panels(inner * padded(columns));
     for (i64 k = 0; k < inner; ++k)
@@ -88,8 +89,8 @@ inline void add_product(const float* a, const float* panels, float* out, i64 row
         }
 }
 
-// Rows that a thread takes at once: there are some for each thread and, as the first rows may have the most steps,
-// more for who is done.
+// Rows that a thread takes at once: there are some for each thread and, as the first rows may have the most
+// steps, more for who is done.
 inline i64 block_of(i64 rows) {
     const i64 blocks = 2 * omp_get_max_threads(), share = (rows + blocks - 1) / blocks;
     return std::min(MOST_ROWS, (share + ROWS - 1) / ROWS * ROWS);
@@ -116,18 +117,21 @@ void gru_back(const float* g, const float* h, const float* kept, F* of_input, F*
                   of_state + row * 3 * width, of_h + row * width, width);
 }
 
-// All steps of x (in all, inputs). The rows of step t begin at starts[t] and are never more than at the step before;
-// starts[steps] is the number of all. Weights and biases are those of the input, w (3, width, inputs) and b (3, width),
-// and of the state, v (3, width, width) and c (3, width), which is `hidden` before the first step. `kept` may be null.
+// All steps of x (in all, inputs). The rows of step t begin at starts[t] and are never more than at the step
+// before; starts[steps] is the number of all. Weights and biases are those of the input, w (3, width, inputs) and
+// b (3, width), and of the state, v (3, width, width) and c (3, width), which is `hidden` before the first step.
+// `kept` may be null.
 void gru_over_time(const float* x, const float* hidden, const float* w, const float* v, const float* b,
-                   const float* c, float* states, float* kept, const i64* starts, i64 steps, i64 inputs, i64 width) {
+                   const float* c, float* states, float* kept, const i64* starts, i64 steps, i64 inputs,
+                   i64 width) {
     const i64 rows = starts[1], block = block_of(rows), outputs = 3 * width;
     const std::vector<float> by_w = in_panels(w, 1, inputs, inputs, outputs);
     const std::vector<float> by_v = in_panels(v, 1, width, width, outputs);
 #pragma omp parallel
     {
         std::vector<float> scratch(2 * block * outputs + 4 * width);
-        float *by_input = scratch.data(), *by_state = by_input + block * outputs, *room = by_state + block * outputs;
+        float *by_input = scratch.data(), *by_state = by_input + block * outputs;
+        float* room = by_state + block * outputs;
 #pragma omp for schedule(dynamic)
         for (i64 first = 0; first < rows; first += block)
             for (i64 t = 0; t < steps; ++t) {
@@ -147,11 +151,12 @@ void gru_over_time(const float* x, const float* hidden, const float* w, const fl
     }
 }
 
-// The gradients of x, of `hidden` and of what inputs and states give to all steps, from those of the states. Those of
-// x and `hidden` must be zero before.
+// The gradients of x, of `hidden` and of what inputs and states give to all steps, from those of the states.
+// Those of x and `hidden` must be zero before.
 void gru_over_time_back(const float* of_states, const float* hidden, const float* w, const float* v,
-                        const float* states, const float* kept, float* of_x, float* of_hidden, float* of_input,
-                        float* of_state, const i64* starts, i64 steps, i64 inputs, i64 width) {
+                        const float* states, const float* kept, float* of_x, float* of_hidden,
+                        float* of_input, float* of_state, const i64* starts, i64 steps, i64 inputs,
+                        i64 width) {
     const i64 rows = starts[1], block = block_of(rows), outputs = 3 * width;
     const std::vector<float> by_w = in_panels(w, inputs, 1, outputs, inputs);
     const std::vector<float> by_v = in_panels(v, width, 1, outputs, width);
@@ -170,11 +175,12 @@ void gru_over_time_back(const float* of_states, const float* hidden, const float
 #pragma omp simd
                     for (i64 i = 0; i < width; ++i) d[i] = of_row[i] + back[row * width + i];
                     step_back(d.data(), before + row * width, kept + (at + row) * 4 * width,
-                              of_input + (at + row) * outputs, of_state + (at + row) * outputs, back + row * width,
-                              width);
+                              of_input + (at + row) * outputs, of_state + (at + row) * outputs,
+                              back + row * width, width);
                 }
                 add_product(of_state + at * outputs, by_v.data(), back, number, outputs, width);
-                add_product(of_input + at * outputs, by_w.data(), of_x + at * inputs, number, outputs, inputs);
+                add_product(of_input + at * outputs, by_w.data(), of_x + at * inputs, number, outputs,
+                            inputs);
             }
     }
 }

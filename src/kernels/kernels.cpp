@@ -84,7 +84,8 @@ constexpr i64 COLUMNS = 64;  // that are summed up in registers
 
 // Adds `number` columns of the rows of a table that the classes of all groups pick; FULL: it is COLUMNS.
 template <bool FULL>
-inline void add_columns(const std::int16_t* classes, const F* table, F* out, i64 groups, i64 width, i64 number) {
+inline void add_columns(const std::int16_t* classes, const F* table, F* out, i64 groups, i64 width,
+                        i64 number) {
     const i64 columns = FULL ? COLUMNS : number;
     float sum[COLUMNS];
 #pragma omp simd
@@ -162,8 +163,8 @@ void add_norm_back(const F* of_normed, const float* total, const float* mean, co
     }
 }
 
-// SiLU of the layer norm of x (rows, width) with gain and bias (width); keeps the norm's mean and scale (rows).
-// `out` has the mean of each `over` rows that follow each other.
+// SiLU of the layer norm of x (rows, width) with gain and bias (width); keeps the norm's mean and scale
+// (rows). `out` has the mean of each `over` rows that follow each other.
 void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* mean, float* scale, i64 over,
                i64 rows, i64 width) {
     const float share = 1.0f / over;
@@ -234,8 +235,8 @@ void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
 }
 
 // Probabilities (rows, classes, groups) from logits, a share `mix` of the uniform distribution among them, and
-// a one-hot draw from them by `uniforms` (rows, groups), with `living` (rows) in the place of one. The classes drawn
-// are in `picked` (rows, groups), -1 where nobody lives.
+// a one-hot draw from them by `uniforms` (rows, groups), with `living` (rows) in the place of one. The classes
+// drawn are in `picked` (rows, groups), -1 where nobody lives.
 void draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn,
           std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
 #pragma omp parallel
@@ -262,7 +263,8 @@ void draw(const F* logits, const float* uniforms, const float* living, float* pr
                 }
             }
 #pragma omp simd
-            for (i64 g = 0; g < groups; ++g) of_row[g] = static_cast<std::int16_t>(alive > 0 ? number[g] : -1.0f);
+            for (i64 g = 0; g < groups; ++g)
+                of_row[g] = static_cast<std::int16_t>(alive > 0 ? number[g] : -1.0f);
         }
     }
 }
@@ -340,8 +342,8 @@ void kl_back(const float* of_divergence, const float* probs, const F* logits, fl
     }
 }
 
-// Adds to out (rows, width) the rows of a table (classes, groups, width) that the classes (rows, groups) pick; a
-// negative one picks nothing.
+// Adds to out (rows, width) the rows of a table (classes, groups, width) that the classes (rows, groups) pick;
+// a negative one picks nothing.
 void add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups, i64 width) {
 #pragma omp parallel for schedule(static)
     for (i64 row = 0; row < rows; ++row)

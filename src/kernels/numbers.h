@@ -1,5 +1,5 @@
-// F is the type of what products read and give: float, or bfloat16 where it is compiled with -DROUNDED. All else
-// is float.
+// F is the type of what products read and give: float, or bfloat16 where it is compiled with -DROUNDED. All
+// else is float.
 
 #pragma once
 

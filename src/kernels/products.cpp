@@ -1,9 +1,9 @@
-// Products of bfloat16 by matrices that serve a few hundred rows again and again: they are laid out once, in the
-// order in which they are read. A library, which is given them as they lie, spends half of its time on that.
+// Products of bfloat16 by matrices that serve a few hundred rows again and again: they are laid out once, in
+// the order in which they are read. A library, which is given them as they lie, spends half of its time on that.
 //
-// Laid out, a matrix (inner, columns) is cut into panels of PANEL columns. A row of a panel has a word for each of
-// them, a pair of numbers that follow each other in their column, as instructions multiply and add up pairs. All is
-// filled up with zeros.
+// Laid out, a matrix (inner, columns) is cut into panels of PANEL columns. A row of a panel has a word for each
+// of them, a pair of numbers that follow each other in their column, as instructions multiply and add up pairs.
+// All is filled up with zeros.
 
 #ifdef ROUNDED
 
@@ -104,7 +104,7 @@ struct Tiled {
     }
 };
 
-// Adds to tiles 0 to 3, of SIDE x SIDE sums each, the products of DEPTH numbers of TILED rows with those of a panel.
+// Adds to tiles 0 to 3, of SIDE x SIDE sums each, the products of DEPTH numbers of TILED rows with a panel's.
 inline void add_to_tiles(const F* a, i64 stride, const F* panel) {
     constexpr i64 BYTES = PANEL * sizeof(Word);
     _tile_loadd(4, a, stride * sizeof(F));
@@ -152,7 +152,8 @@ inline void sum_up_in_tiles(const F*, i64, const F*, float*, i64) {}
 inline void finish(const float* sums, const float* bias, F* out, i64 stride, i64 rows, i64 columns) {
     for (i64 r = 0; r < rows; ++r)
 #pragma omp simd
-        for (i64 c = 0; c < columns; ++c) put(out[r * stride + c], sums[r * PANEL + c] + (bias ? bias[c] : 0.0f));
+        for (i64 c = 0; c < columns; ++c)
+            put(out[r * stride + c], sums[r * PANEL + c] + (bias ? bias[c] : 0.0f));
 }
 
 }  // namespace
@@ -180,7 +181,8 @@ void lay_out(const float* matrix, i64 by_row, i64 by_column, F* panels, i64 inne
     }
 }
 
-// out (rows, columns) = a (rows, inner) times the matrix that was laid out, plus a bias (columns) if it isn't null.
+// out (rows, columns) = a (rows, inner) times the matrix that was laid out, plus a bias (columns) if it isn't
+// null.
 void multiply(const F* a, const F* panels, const float* bias, F* out, i64 rows, i64 inner, i64 columns) {
     const i64 depth = padded(inner, DEPTH), groups = (rows + GROUP - 1) / GROUP;
     const bool tiled = tiles_allowed && rows >= TILED;  // then each group has so many, too
@@ -196,12 +198,14 @@ void multiply(const F* a, const F* panels, const float* bias, F* out, i64 rows, 
                 const i64 number = std::min(PANEL, columns - column), block = tiled ? TILED : ROWS;
                 for (i64 next = first; next < end; next += block) {
                     // The last tiles have some rows again of those before.
-                    const i64 row = tiled ? std::min(next, end - TILED) : next, few = std::min(block, end - row);
+                    const i64 row = tiled ? std::min(next, end - TILED) : next;
+                    const i64 few = std::min(block, end - row);
                     if (tiled)
                         sum_up_in_tiles(a + row * inner, inner, panel, sums, inner);
                     else
                         sum_up(a + row * inner, inner, panel, sums, few, inner);
-                    finish(sums, bias ? bias + column : bias, out + row * columns + column, columns, few, number);
+                    F* to = out + row * columns + column;
+                    finish(sums, bias ? bias + column : bias, to, columns, few, number);
                 }
             }
     }

@@ -14,11 +14,13 @@ SHRINKING = [7, 7, 5, 2, 2, 1]  # sequences at each step, when some end sooner
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=12)
 
 
-def make(sizes: list[int]) -> tuple[GRU, nn.GRU, Tensor, Tensor]:
+def make(
+    sizes: list[int], inputs: int = INPUTS, width: int = WIDTH
+) -> tuple[GRU, nn.GRU, Tensor, Tensor]:
     torch.manual_seed(0)
-    ours, theirs = GRU(INPUTS, WIDTH), nn.GRU(INPUTS, WIDTH)
+    ours, theirs = GRU(inputs, width), nn.GRU(inputs, width)
     theirs.load_state_dict(ours.state_dict())
-    x, hidden = 2 * torch.randn(sum(sizes), INPUTS), torch.randn(sizes[0], WIDTH)
+    x, hidden = 2 * torch.randn(sum(sizes), inputs), torch.randn(sizes[0], width)
     return ours, theirs, x.requires_grad_(), hidden.requires_grad_()
 
 
@@ -26,9 +28,9 @@ def by_torch(gru: nn.GRU, x: Tensor, hidden: Tensor, sizes: list[int]) -> Tensor
     return gru(PackedSequence(x, torch.tensor(sizes)), hidden.unsqueeze(0))[0].data
 
 
-def check(sizes: list[int]) -> None:
-    ours, theirs, x, hidden = make(sizes)
-    weights = torch.randn(len(x), WIDTH)
+def check(sizes: list[int], inputs: int = INPUTS, width: int = WIDTH) -> None:
+    ours, theirs, x, hidden = make(sizes, inputs, width)
+    weights = torch.randn(len(x), width)
 
     def gradients(states: Tensor, gru: nn.GRU) -> tuple[Tensor, ...]:
         return torch.autograd.grad((states * weights).sum(), [x, hidden, *gru.parameters()])
@@ -48,6 +50,12 @@ def test_states_and_all_gradients_are_those_of_torchs(steps: int) -> None:
 @settings(max_examples=25, deadline=None)
 def test_sequences_may_be_of_any_lengths(each: list[int]) -> None:
     check([sum(length > step for length in each) for step in range(max(each))])
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 50))
+@settings(max_examples=25, deadline=None)
+def test_inputs_and_states_may_be_of_any_width(inputs: int, width: int, rows: int) -> None:
+    check([rows, rows, (rows + 1) // 2], inputs, width)
 
 
 def test_whatever_is_large_saturates_and_stays_finite() -> None:

@@ -163,3 +163,18 @@ def test_an_action_that_there_is_none_of_is_said_to_be_wrong(wrong: int) -> None
         model.observe(obs, actions, is_first)
     with pytest.raises(ValueError, match=f"from 0 to {ACTIONS - 1}"):
         model.advance(model.observe(*play(3, STEPS))[0].at((slice(None), 0)), actions[:, 1])
+
+
+def test_weights_that_have_changed_are_prepared_anew() -> None:
+    model = make_model()
+    z, picked = model.latents.draw(torch.zeros(4, 3, model.latents.size), torch.ones(4, 3))
+    state = LatentState(torch.randn(4, 3, model.width), z, picked)
+    actions = torch.zeros(4, 3, dtype=torch.int64)
+    with model.unchanged():
+        before = model.advance(state, actions)
+    with torch.no_grad():
+        model.cell.weight_ih.mul_(2.0)
+    after = model.advance(state, actions)
+    assert not torch.allclose(before, after)
+    with model.unchanged():
+        assert torch.equal(model.advance(state, actions), after)
