@@ -63,18 +63,24 @@ inline void sum_up(const F* a, i64 stride, const F* panel, float* sums, i64 rows
     const F* row[ROWS];
     Floats sum[ROWS][2] = {};
     for (i64 r = 0; r < ROWS; ++r) row[r] = a + std::min(r, rows - 1) * stride;
-    for (i64 k = 0; k < inner; k += 2) {
+    auto add = [&](i64 k, auto word_at) {
         const Words* half = reinterpret_cast<const Words*>(panel + k * PANEL);
         const Words left = half[0], right = half[1];
-        const bool pair = k + 1 < inner;
 #pragma GCC unroll 16
         for (i64 r = 0; r < ROWS; ++r) {
-            Word word = row[r][k].bits;
-            if (pair) std::memcpy(&word, row[r] + k, sizeof word);
+            const Word word = word_at(row[r] + k);
             sum[r][0] = plus_products(sum[r][0], left, word);
             sum[r][1] = plus_products(sum[r][1], right, word);
         }
-    }
+    };
+    const i64 whole = inner / 2 * 2;
+    for (i64 k = 0; k < whole; k += 2)
+        add(k, [](const F* pair) {
+            Word word;
+            std::memcpy(&word, pair, sizeof word);
+            return word;
+        });
+    if (whole < inner) add(whole, [](const F* last) { return Word(last->bits); });
     std::memcpy(sums, sum, sizeof sum);
 }
 
