@@ -1,5 +1,5 @@
 """Kernels of our own for a CPU: what torch would do in several passes between two products, attention, and
-products of few rows of bfloat16.
+products of a few hundred rows.
 
 The C++ beside this file says what each of them does. They are compiled when a process first needs them, and
 kept in ``.cache/kernels``. Where that can't be done, all is made of torch's own operations.
@@ -56,8 +56,9 @@ SIGNATURES = {
     "gru_back": "fffFFfnn",
     "gru_over_time": "fffffffflnnn",
     "gru_over_time_back": "fffffffffflnnn",
+    "lay_out": "fnnFnn",
+    "multiply": "FFfFnnn",
 }
-OF_ROUNDED = {"lay_out": "fnnFnn", "multiply": "FFfFnnn"}  # there are those for bfloat16 only
 
 Kernels = SimpleNamespace  # of functions with the names and arguments that they have in the source
 
@@ -92,10 +93,8 @@ def of(factors: torch.dtype) -> Kernels:
     Raises:
         OSError, subprocess.CalledProcessError: they can't be compiled.
     """
-    rounded = factors == torch.bfloat16
-    library = ctypes.CDLL(str(_compiled(["-DROUNDED"] if rounded else [])))
-    signatures = SIGNATURES | (OF_ROUNDED if rounded else {})
-    return Kernels(**{name: _caller(library[name], takes, factors) for name, takes in signatures.items()})
+    library = ctypes.CDLL(str(_compiled(["-DROUNDED"] if factors == torch.bfloat16 else [])))
+    return Kernels(**{name: _caller(library[name], takes, factors) for name, takes in SIGNATURES.items()})
 
 
 def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[..., None]:
