@@ -1,9 +1,8 @@
 // GRUs (modules/gru.py has the formulas): a step between two products, and whole sequences, where a thread
 // takes some rows through all steps, products with input and state included.
 
-#include "numbers.h"
+#include "panels.h"
 
-#include <algorithm>
 #include <omp.h>
 #include <vector>
 
@@ -41,50 +40,25 @@ inline void step_back(const float* d, const float* before, const float* kept, T*
     }
 }
 
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-constexpr i64 PANEL = 32;  // columns of a matrix that lie row by row, one panel after the other
 constexpr i64 MOST_ROWS = 20;  // that a thread takes through all steps together
-#ifdef __AVX512F__
-constexpr i64 ROWS = 10;  // that are summed up side by side, in registers
-#else
-constexpr i64 ROWS = 3;
-#endif
 
-inline i64 padded(i64 size) { return (size + PANEL - 1) / PANEL * PANEL; }
-
-// A matrix (inner, columns) in panels, filled up with zeros, from one whose rows and columns are some numbers
-// apart.
-std::vector<float> in_panels(const float* matrix, i64 by_row, i64 by_column, i64 inner, i64 columns) {
-    std::vector<float> panels(inner * padded(columns));
-    for (i64 k = 0; k < inner; ++k)
-        for (i64 c = 0; c < columns; ++c)
-            panels[(c / PANEL * inner + k) * PANEL + c % PANEL] = matrix[k * by_row + c * by_column];
+std::vector<float> laid_out(const float* matrix, i64 by_row, i64 by_column, i64 inner, i64 columns) {
+    std::vector<float> panels(padded(inner, DEPTH) * padded(columns, PANEL));
+    lay_out_panels(matrix, by_row, by_column, panels.data(), inner, columns);
     return panels;
 }
 
-// Adds to out (rows, columns) the product of a (rows, inner) with a matrix in panels.
+// Adds to out (rows, columns) the product of a (rows, inner) with a matrix that was laid out.
 inline void add_product(const float* a, const float* panels, float* out, i64 rows, i64 inner, i64 columns) {
+    float sums[ROWS * PANEL];
     for (i64 column = 0; column < columns; column += PANEL)
         for (i64 first = 0; first < rows; first += ROWS) {
-            const float *row[ROWS], *panel = panels + column * inner;
-            Floats sum[ROWS][2] = {};
-            for (i64 r = 0; r < ROWS; ++r)  // behind the last row it is taken again
-                row[r] = a + std::min(first + r, rows - 1) * inner;
-            for (i64 k = 0; k < inner; ++k) {
-                const Floats* half = reinterpret_cast<const Floats*>(panel + k * PANEL);
-                const Floats left = half[0], right = half[1];
-#pragma GCC unroll 16
-                for (i64 r = 0; r < ROWS; ++r) {
-                    sum[r][0] += left * row[r][k];
-                    sum[r][1] += right * row[r][k];
-                }
-            }
-            float sums[ROWS][PANEL];
-            std::memcpy(sums, sum, sizeof sums);
-            for (i64 r = 0; r < std::min(ROWS, rows - first); ++r) {
+            const i64 few = std::min(ROWS, rows - first);
+            sum_up(a + first * inner, inner, panels + column * padded(inner, DEPTH), sums, few, inner);
+            for (i64 r = 0; r < few; ++r) {
                 float* to = out + (first + r) * columns + column;
 #pragma omp simd
-                for (i64 c = 0; c < std::min(PANEL, columns - column); ++c) to[c] += sums[r][c];
+                for (i64 c = 0; c < std::min(PANEL, columns - column); ++c) to[c] += sums[r * PANEL + c];
             }
         }
 }
@@ -118,15 +92,15 @@ void gru_back(const float* g, const float* h, const float* kept, F* of_input, F*
 }
 
 // All steps of x (in all, inputs). The rows of step t begin at starts[t] and are never more than at the step
-// before; starts[steps] is the number of all. Weights and biases are those of the input, w (3, width, inputs) and
-// b (3, width), and of the state, v (3, width, width) and c (3, width), which is `hidden` before the first step.
-// `kept` may be null.
+// before; starts[steps] is the number of all. Weights and biases are those of the input, w (3, width, inputs)
+// and b (3, width), and of the state, v (3, width, width) and c (3, width), which is `hidden` before the first
+// step. `kept` may be null.
 void gru_over_time(const float* x, const float* hidden, const float* w, const float* v, const float* b,
                    const float* c, float* states, float* kept, const i64* starts, i64 steps, i64 inputs,
                    i64 width) {
     const i64 rows = starts[1], block = block_of(rows), outputs = 3 * width;
-    const std::vector<float> by_w = in_panels(w, 1, inputs, inputs, outputs);
-    const std::vector<float> by_v = in_panels(v, 1, width, width, outputs);
+    const std::vector<float> by_w = laid_out(w, 1, inputs, inputs, outputs);
+    const std::vector<float> by_v = laid_out(v, 1, width, width, outputs);
 #pragma omp parallel
     {
         std::vector<float> scratch(2 * block * outputs + 4 * width);
@@ -158,8 +132,8 @@ void gru_over_time_back(const float* of_states, const float* hidden, const float
                         float* of_input, float* of_state, const i64* starts, i64 steps, i64 inputs,
                         i64 width) {
     const i64 rows = starts[1], block = block_of(rows), outputs = 3 * width;
-    const std::vector<float> by_w = in_panels(w, inputs, 1, outputs, inputs);
-    const std::vector<float> by_v = in_panels(v, width, 1, outputs, width);
+    const std::vector<float> by_w = laid_out(w, inputs, 1, outputs, inputs);
+    const std::vector<float> by_v = laid_out(v, width, 1, outputs, width);
 #pragma omp parallel
     {
         std::vector<float> d(width);

@@ -1,107 +1,27 @@
 // Products by matrices that serve a few hundred rows again and again: they are laid out once, in the order in
-// which they are read. A library, which is given them as they lie, takes a fifth more in float32 and spends half
-// of its time on that in bfloat16.
-//
-// Laid out, a matrix (inner, columns) is cut into panels of PANEL columns. A row of a panel has a word for each
-// of them: a float, or a pair of rounded numbers that follow each other in their column, as instructions multiply
-// and add up pairs. All is filled up with zeros.
+// which they are read. A library, which is given them as they lie, takes up to a fifth longer in float32, and
+// spends half of its time on that in bfloat16.
 
-#include "numbers.h"
+#include "panels.h"
 
-#include <algorithm>
 #include <atomic>
 #include <omp.h>
 
-#if defined(__AVX512BF16__) || defined(__AMX_BF16__)
-#include <immintrin.h>
-#endif
 #if defined(ROUNDED) && defined(__AMX_BF16__) && defined(__linux__)
 #define TILES
+#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
 namespace {
 
-constexpr i64 PANEL = 32, SIDE = PANEL / 2;
-constexpr i64 DEPTH = 32;  // `inner` of what is laid out is a multiple of this
 constexpr i64 GROUP = 160;  // rows, at most, that are multiplied by a panel while it is in the cache
 constexpr i64 TILED = 32;  // rows that are summed up in tiles
-#ifdef __AVX512F__
-constexpr i64 ROWS = 10;  // that are summed up in registers
-#else
-constexpr i64 ROWS = 3;
-#endif
-
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));  // of half a row of a panel
-
-inline i64 padded(i64 size, i64 multiple) { return (size + multiple - 1) / multiple * multiple; }
-
-#ifdef ROUNDED
-
-using Word = std::uint32_t;
-typedef Word Words __attribute__((vector_size(64), aligned(2), may_alias));
-constexpr Word HIGH = 0xffff0000;
-
-inline Word word_of(float first, float second) {
-    F pair[2];
-    put(pair[0], first), put(pair[1], second);
-    return pair[0].bits | static_cast<Word>(pair[1].bits) << 16;
-}
-
-inline Word word_at(const F* x) {
-    Word word;
-    std::memcpy(&word, x, sizeof word);
-    return word;
-}
-
-inline Word last_word_at(const F* x) { return x->bits; }
-
-// Adds the products of both numbers of each word with those of `b`.
-inline Floats plus_products(Floats sum, Words a, Word b) {
-#ifdef __AVX512BF16__
-    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)_mm512_set1_epi32(b));
-#else
-    return sum + (Floats)(a << 16) * bits_of<float>(b << 16) + (Floats)(a & HIGH) * bits_of<float>(b & HIGH);
-#endif
-}
-
-#else
-
-using Word = float;
-using Words = Floats;
-
-inline Word word_of(float first, float) { return first; }
-inline Word word_at(const F* x) { return *x; }
-inline Word last_word_at(const F* x) { return *x; }
-inline Floats plus_products(Floats sum, Words a, Word b) { return sum + a * b; }
-
-#endif
-
-constexpr i64 NUMBERS = sizeof(Word) / sizeof(F);  // in a word
-
-// Sums (ROWS, PANEL) of the products of rows (stride) with a panel; behind the last row it is taken again.
-inline void sum_up(const F* a, i64 stride, const F* panel, float* sums, i64 rows, i64 inner) {
-    const F* row[ROWS];
-    Floats sum[ROWS][2] = {};
-    for (i64 r = 0; r < ROWS; ++r) row[r] = a + std::min(r, rows - 1) * stride;
-    auto add = [&](i64 k, auto at) {
-        const Words* half = reinterpret_cast<const Words*>(panel + k * PANEL);
-        const Words left = half[0], right = half[1];
-#pragma GCC unroll 16
-        for (i64 r = 0; r < ROWS; ++r) {
-            const Word word = at(row[r] + k);
-            sum[r][0] = plus_products(sum[r][0], left, word);
-            sum[r][1] = plus_products(sum[r][1], right, word);
-        }
-    };
-    const i64 whole = inner / NUMBERS * NUMBERS;
-    for (i64 k = 0; k < whole; k += NUMBERS) add(k, word_at);
-    if (whole < inner) add(whole, last_word_at);
-    std::memcpy(sums, sum, sizeof sum);
-}
 
 #ifdef TILES
+
+constexpr i64 SIDE = PANEL / 2;  // of a tile of sums
 
 struct Tiling {
     std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -129,7 +49,7 @@ struct Tiled {
 
 // Adds to tiles 0 to 3, of SIDE x SIDE sums each, the products of DEPTH numbers of TILED rows with a panel's.
 inline void add_to_tiles(const F* a, i64 stride, const F* panel) {
-    constexpr i64 BYTES = PANEL * sizeof(Word);
+    constexpr i64 BYTES = PANEL * sizeof(Words<F>::One);
     _tile_loadd(4, a, stride * sizeof(F));
     _tile_loadd(6, panel, BYTES);
     _tile_loadd(7, panel + PANEL, BYTES);
@@ -187,25 +107,8 @@ inline void finish(const float* sums, const float* bias, F* out, i64 stride, i64
 
 extern "C" {
 
-// Lays out a matrix (inner, columns) whose rows and columns are `by_row` and `by_column` apart.
 void lay_out(const float* matrix, i64 by_row, i64 by_column, F* panels, i64 inner, i64 columns) {
-    const i64 depth = padded(inner, DEPTH);
-#pragma omp parallel for schedule(static)
-    for (i64 first = 0; first < columns; first += PANEL) {
-        F* panel = panels + first * depth;
-        const i64 number = std::min(PANEL, columns - first);
-        std::memset(static_cast<void*>(panel), 0, depth * PANEL * sizeof(F));
-        for (i64 k = 0; k < inner; k += NUMBERS) {
-            const float* from = matrix + first * by_column + k * by_row;
-            const i64 next = k + 1 < inner ? by_row : 0;
-            const float kept = next ? 1.0f : 0.0f;
-            Word words[PANEL];
-#pragma omp simd
-            for (i64 c = 0; c < number; ++c)
-                words[c] = word_of(from[c * by_column], kept * from[c * by_column + next]);
-            std::memcpy(static_cast<void*>(panel + k * PANEL), words, number * sizeof(Word));
-        }
-    }
+    lay_out_panels(matrix, by_row, by_column, panels, inner, columns);
 }
 
 // out (rows, columns) = a (rows, inner) times the matrix that was laid out, plus a bias (columns) if it isn't
