@@ -19,7 +19,7 @@ constexpr i64 ROWS = 10;  // that are summed up in registers
 constexpr i64 ROWS = 3;
 #endif
 
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));  // of half a row of a panel
+typedef float Floats __attribute__((vector_size(64)));  // of half a row of a panel
 
 inline i64 padded(i64 size, i64 multiple) { return (size + multiple - 1) / multiple * multiple; }
 
@@ -41,7 +41,7 @@ struct Words<float> {
 template <>
 struct Words<F> {
     using One = std::uint32_t;
-    typedef One Half __attribute__((vector_size(64), aligned(2), may_alias));
+    typedef One Half __attribute__((vector_size(64)));
 
     static One of(float first, float second) {
         F pair[2];
@@ -103,8 +103,9 @@ inline void sum_up(const T* a, i64 stride, const T* panel, float* sums, i64 rows
     Floats sum[ROWS][2] = {};
     for (i64 r = 0; r < ROWS; ++r) row[r] = a + std::min(r, rows - 1) * stride;
     auto add = [&](i64 k, auto at) {
-        const auto* half = reinterpret_cast<const typename W::Half*>(panel + k * PANEL);
-        const typename W::Half left = half[0], right = half[1];
+        typename W::Half left, right;
+        std::memcpy(&left, panel + k * PANEL, sizeof left);
+        std::memcpy(&right, panel + k * PANEL + PANEL / 2 * NUMBERS, sizeof right);
 #pragma GCC unroll 16
         for (i64 r = 0; r < ROWS; ++r) {
             const auto word = at(row[r] + k);
