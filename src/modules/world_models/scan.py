@@ -72,7 +72,7 @@ class Ahead:
     @torch.no_grad()
     def advance(self, state: LatentState, actions: Tensor) -> Tensor:
         """The deterministic states (N, n, width) that states and actions (N, n) int64 lead to."""
-        h, z = state.h, state.by_class(self.model.latents).picked
+        h, z = state.h, state.classes(self.model.latents)
         number, agents, width = h.shape
         size = -(-number // -(-number * agents // PIECE))
         taken, after = _classes(actions, self.model.n_actions), torch.empty_like(h)

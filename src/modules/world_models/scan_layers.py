@@ -53,21 +53,13 @@ class Extent:
         return torch.empty(self.steps if self.kept else 1, *shape, dtype=dtype).expand(self.steps, *shape)
 
 
-class Linear:
-    """``x W^T + b``; without a ``b`` if ``bias`` is false."""
+class Weighted:
+    """A product with a weight (outputs, inputs), as seen from its output."""
 
-    def __init__(self, extent: Extent, weights: Weights, bias: bool = True) -> None:
-        self.factors, self.weight = extent.factors, next(weights)
-        self.bias = next(weights) if bias else None
-        self.by_weight = Matrix(self.weight, extent.factors)
-        outputs, inputs = self.weight.shape
-        self.all_inputs = extent.room(extent.rows, inputs, dtype=extent.factors)
-        self.all_of_outputs = extent.room(extent.rows, outputs, dtype=extent.factors)
-        self.inputs, self.of_outputs = self.all_inputs.unbind(), self.all_of_outputs.unbind()
-
-    def forward(self, t: int) -> Tensor:
-        """(R, outputs), as its factors are."""
-        return self.by_weight.times(self.inputs[t], self.bias)
+    def __init__(self, extent: Extent, weight: Tensor) -> None:
+        self.factors, self.weight = extent.factors, weight
+        self.all_of_outputs = extent.room(extent.rows, len(weight), dtype=extent.factors)
+        self.of_outputs = self.all_of_outputs.unbind()
 
     def backward(self, t: int) -> Tensor:
         """The gradient of the input (R, inputs), as its factors are."""
@@ -78,6 +70,21 @@ class Linear:
         """What gradients are multiplied by."""
         return Matrix(self.weight, self.factors, turned=True)
 
+
+class Linear(Weighted):
+    """``x W^T + b``; without a ``b`` if ``bias`` is false."""
+
+    def __init__(self, extent: Extent, weights: Weights, bias: bool = True) -> None:
+        super().__init__(extent, next(weights))
+        self.bias = next(weights) if bias else None
+        self.by_weight = Matrix(self.weight, extent.factors)
+        self.all_inputs = extent.room(extent.rows, self.weight.shape[1], dtype=extent.factors)
+        self.inputs = self.all_inputs.unbind()
+
+    def forward(self, t: int) -> Tensor:
+        """(R, outputs), as its factors are."""
+        return self.by_weight.times(self.inputs[t], self.bias)
+
     def gradients(self, steps: int) -> Iterator[Tensor]:
         """Of what the first ``steps`` steps did."""
         of_outputs = self.all_of_outputs[:steps].flatten(0, 1)
@@ -86,22 +93,21 @@ class Linear:
             yield of_outputs.sum(dim=0).float()
 
 
-class Picks:
+class Picks(Weighted):
     """``x W^T`` for an x of ones and zeros: latents and the action taken, each of which picks a column of W.
 
-    ``z[t]`` (R, groups) and ``actions[t]`` (R, 1), both int16, have their classes.
+    ``z[t]`` (R, groups) and ``actions[t]`` (R, 1), both int16, have their classes. Gradients reach the
+    latents alone.
     """
 
     def __init__(self, extent: Extent, weights: Weights, latents: CategoricalLatents) -> None:
-        weight = next(weights)
-        self.of_z, of_actions = weight.tensor_split([latents.size], dim=1)
-        self.width, self.n_actions = of_actions.shape
-        self.tables = [of.T.to(extent.factors).contiguous() for of in (self.of_z, of_actions)]
+        of_both = next(weights).tensor_split([latents.size], dim=1)
+        super().__init__(extent, of_both[0])
+        self.width, self.n_actions = of_both[1].shape
+        self.tables = [of.T.to(extent.factors).contiguous() for of in of_both]
         rows = (extent.steps, extent.rows)
         self.z, self.actions = (torch.empty(*rows, k, dtype=torch.int16) for k in (latents.groups, 1))
-        self.all_of_outputs = extent.room(extent.rows, self.width, dtype=extent.factors)
-        self.of_outputs = self.all_of_outputs.unbind()
-        self.factors, self.kernels = extent.factors, extent.kernels
+        self.kernels = extent.kernels
 
     def forward(self, t: int) -> Tensor:
         """(R, outputs), as factors of products are."""
@@ -109,15 +115,6 @@ class Picks:
         for picked, table in zip((self.z[t], self.actions[t]), self.tables, strict=True):
             self.kernels.add_picked(picked, table, out, *picked.shape, self.width)
         return out
-
-    def backward(self, t: int) -> Tensor:
-        """The gradient of the latents (R, size), as factors of products are."""
-        return self.back_by_weight.times(self.of_outputs[t])
-
-    @cached_property
-    def back_by_weight(self) -> Matrix:
-        """What gradients are multiplied by."""
-        return Matrix(self.of_z, self.factors, turned=True)
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         of_outputs = self.all_of_outputs[:steps].flatten(0, 1)

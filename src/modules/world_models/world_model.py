@@ -89,8 +89,12 @@ class LatentState(NamedTuple):
 
     def by_class(self, latents: CategoricalLatents) -> CompactState:
         """The same with the classes of the samples beside them."""
-        h, z, picked = self.rounded()
-        return CompactState(h, latents.picked(z.detach()) if picked is None else picked, latents, z)
+        h, z, _ = self.rounded()
+        return CompactState(h, self.classes(latents), latents, z)
+
+    def classes(self, latents: CategoricalLatents) -> Tensor:
+        """(..., n_agents, groups) int16, those of the samples, -1 if the agent is dead."""
+        return latents.picked(self.z.detach()) if self.picked is None else self.picked
 
     @property
     def living(self) -> Tensor:
