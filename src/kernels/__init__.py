@@ -30,8 +30,8 @@ HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 KEPT_IN = Path(__file__).resolve().parents[2] / ".cache" / "kernels"
 
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
-# Sums may be taken in any order; but what is not a number must stay so.
-FLAGS += ["-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"]
+# What is not a number must stay so, and sums are taken in the order in which they are written.
+FLAGS += ["-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"]
 if platform.machine() == "x86_64":
     FLAGS += ["-mprefer-vector-width=512"]
 
@@ -51,7 +51,7 @@ SIGNATURES = {
     "kl": "fFfxnnn",
     "kl_back": "ffFfFxxnnn",
     "add_picked": "iFFnnn",
-    "add_picked_back": "iFfnnn",
+    "add_picked_back": "iFfnnnn",
     "gru": "FFfffnn",
     "gru_back": "fffFFfnn",
     "gru_over_time": "fffffffflnnn",

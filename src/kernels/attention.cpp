@@ -8,23 +8,9 @@
 
 #include <algorithm>
 #include <omp.h>
-#include <type_traits>
 #include <vector>
 
 namespace {
-
-constexpr i64 LANES = 16;  // floats in a vector register
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-
-// Its numbers from `half` on, in the place of the first ones.
-inline Floats second_half(Floats x, i64 half) {
-    typedef std::int32_t Order __attribute__((vector_size(64)));
-    Order order;
-    for (i64 l = 0; l < LANES; ++l) order[l] = (l + half) % LANES;
-    return __builtin_shuffle(x, order);
-}
-
-inline const Floats& at(const float* x) { return *reinterpret_cast<const Floats*>(x); }
 
 // Calls with the number of heads as a constant where it is a usual one, else with 0: each takes two seconds to
 // compile.
@@ -54,11 +40,11 @@ struct Rows {
             Floats lanes[NUMBER] = {};
             for (i64 c = 0; c < whole; c += LANES)
 #pragma GCC unroll 4
-                for (i64 j = 0; j < NUMBER; ++j) lanes[j] += at(a + c) * at(b + j * b_apart + c);
+                for (i64 j = 0; j < NUMBER; ++j) lanes[j] += load<Floats>(a + c) * load<Floats>(b + j * b_apart + c);
 #pragma GCC unroll 4
             for (i64 j = 0; j < NUMBER; ++j) {
 #pragma GCC unroll 4
-                for (i64 half = LANES / 2; half >= HEADS; half /= 2) lanes[j] += second_half(lanes[j], half);
+                for (i64 half = LANES / 2; half >= HEADS; half /= 2) lanes[j] += moved(lanes[j], half);
                 std::memcpy(sums + j * HEADS, &lanes[j], HEADS * sizeof(float));
             }
         }
@@ -85,11 +71,9 @@ struct Rows {
         for (i64 j = 0; j < agents; ++j)
 #pragma GCC unroll 4
             for (i64 n = 0; n < NUMBER; ++n)
-                sum[n] += at(lanes + j * LANES) * at(rows + j * rows_apart + n * LANES);
-        float sums[NUMBER * LANES];
-        std::memcpy(sums, sum, sizeof sum);
-#pragma omp simd
-        for (i64 l = 0; l < NUMBER * LANES; ++l) put(out[l], sums[l]);
+                sum[n] += load<Floats>(lanes + j * LANES) * load<Floats>(rows + j * rows_apart + n * LANES);
+#pragma GCC unroll 4
+        for (i64 n = 0; n < NUMBER; ++n) store(out + n * LANES, sum[n]);
     }
 
     // The sum of rows (agents), each head of which has its weight (heads).
@@ -107,10 +91,9 @@ struct Rows {
             float sum = 0;
             for (i64 j = 0; j < agents; ++j)
                 sum += weights[j * weights_apart + c % number] * rows[j * rows_apart + c];
-            put(out[c], sum);
+            store(out + c, sum);
         }
     }
-
 };
 
 // The numbers as floats, in `room` if they aren't.
@@ -158,8 +141,9 @@ void attend(const F* query_key_value, F* attended, float* shares, i64 groups, i6
 #pragma omp simd
                         for (i64 h = 0; h < heads; ++h) score[j * heads + h] -= of_head[h];
                 }
-#pragma omp simd
-                for (i64 i = 0; i < rows.pairs(); ++i) share[i] = exponential(share[i]);
+                each(rows.pairs(), [=](i64 i, auto kind) {
+                    store(share + i, exponential(load<decltype(kind)>(share + i)));
+                });
                 for (i64 i = 0; i < agents; ++i) {
                     float* of_agent = share + i * agents * heads;
                     std::fill_n(of_head, heads, 0.0f);

@@ -10,34 +10,36 @@ namespace {
 
 // A step of a row, from what input and state (3, width) give to r, z and twice n. Keeps r, z, n and what the
 // state gives to n (4, width).
-template <typename T>
-inline void step(const T* a, const T* b, const float* before, float* after, float* kept, i64 width) {
-#pragma omp simd
-    for (i64 i = 0; i < width; ++i) {
-        float recalled = wide(b[2 * width + i]);
-        float r = sigmoid(wide(a[i]) + wide(b[i]));
-        float z = sigmoid(wide(a[width + i]) + wide(b[width + i]));
-        float n = 2.0f * sigmoid(wide(a[2 * width + i]) + r * recalled) - 1.0f;
-        kept[i] = r, kept[width + i] = z, kept[2 * width + i] = n, kept[3 * width + i] = recalled;
-        after[i] = n + z * (before[i] - n);
-    }
+template <typename N>
+inline void step(const N* a, const N* b, const float* before, float* after, float* kept, i64 width) {
+    each(width, [=](i64 i, auto kind) {
+        using T = decltype(kind);
+        const T recalled = load<T>(b + 2 * width + i);
+        const T r = sigmoid<T>(load<T>(a + i) + load<T>(b + i));
+        const T z = sigmoid<T>(load<T>(a + width + i) + load<T>(b + width + i));
+        const T n = 2.0f * sigmoid<T>(load<T>(a + 2 * width + i) + r * recalled) - 1.0f;
+        store(kept + i, r), store(kept + width + i, z);
+        store(kept + 2 * width + i, n), store(kept + 3 * width + i, recalled);
+        store<T>(after + i, n + z * (load<T>(before + i) - n));
+    });
 }
 
 // From d, the gradient of the state after a step: those of what input and state give (3, width), and of the
 // state before but for what its product passes on.
-template <typename T>
-inline void step_back(const float* d, const float* before, const float* kept, T* of_a, T* of_b,
+template <typename N>
+inline void step_back(const float* d, const float* before, const float* kept, N* of_a, N* of_b,
                       float* of_before, i64 width) {
-#pragma omp simd
-    for (i64 i = 0; i < width; ++i) {
-        float r = kept[i], z = kept[width + i], n = kept[2 * width + i], recalled = kept[3 * width + i];
-        float of_n = d[i] * (1.0f - z) * (1.0f - n * n) * 0.5f;
-        float of_z = d[i] * (before[i] - n) * z * (1.0f - z);
-        float of_r = of_n * recalled * r * (1.0f - r);
-        put(of_a[i], of_r), put(of_a[width + i], of_z), put(of_a[2 * width + i], of_n);
-        put(of_b[i], of_r), put(of_b[width + i], of_z), put(of_b[2 * width + i], of_n * r);
-        of_before[i] = d[i] * z;
-    }
+    each(width, [=](i64 i, auto kind) {
+        using T = decltype(kind);
+        const T r = load<T>(kept + i), z = load<T>(kept + width + i), n = load<T>(kept + 2 * width + i);
+        const T recalled = load<T>(kept + 3 * width + i), of_after = load<T>(d + i);
+        const T of_n = of_after * (1.0f - z) * (1.0f - n * n) * 0.5f;
+        const T of_z = of_after * (load<T>(before + i) - n) * z * (1.0f - z);
+        const T of_r = of_n * recalled * r * (1.0f - r);
+        store(of_a + i, of_r), store(of_a + width + i, of_z), store(of_a + 2 * width + i, of_n);
+        store(of_b + i, of_r), store(of_b + width + i, of_z), store<T>(of_b + 2 * width + i, of_n * r);
+        store<T>(of_before + i, of_after * z);
+    });
 }
 
 constexpr i64 MOST_ROWS = 20;  // that a thread takes through all steps together

@@ -1,58 +1,160 @@
-// F is the type of what products read and give: float, or bfloat16 where it is compiled with -DROUNDED. All
-// else is float.
+// Numbers as kernels see them: LANES at once, a vector register of AVX512 (less where there is none), or one by
+// one, what is left. T is Floats or float; all is calculated in float.
+//
+// F is the type of what products read and give: float, or bfloat16 where it is compiled with -DROUNDED.
 
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 using i64 = std::int64_t;
+
+constexpr i64 LANES = 16;
+typedef float Floats __attribute__((vector_size(64)));
+typedef std::int32_t Integers __attribute__((vector_size(64)));
+typedef std::uint32_t Unsigned __attribute__((vector_size(64)));
+typedef std::uint16_t Halves __attribute__((vector_size(32)));
+
+template <typename T>
+constexpr bool IS_ONE = std::is_same_v<T, float>;
+
+template <typename T>
+using IntegersOf = std::conditional_t<IS_ONE<T>, std::int32_t, Integers>;
+
+// What lies in memory, wherever that begins.
+template <typename T>
+inline T read(const void* from) {
+    T x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
 
 template <typename To, typename From>
 inline To bits_of(From from) {
     static_assert(sizeof(To) == sizeof(From));
-    To to;
-    std::memcpy(&to, &from, sizeof to);
-    return to;
+    return read<To>(&from);
 }
 
-inline float wide(float x) { return x; }
-inline void put(float& to, float x) { to = x; }
+inline float to_floats(std::int32_t x) { return static_cast<float>(x); }
+inline Floats to_floats(Integers x) { return __builtin_convertvector(x, Floats); }
+
+template <typename T>
+inline T load(const float* from) {
+    return read<T>(from);
+}
+
+template <typename T>
+inline void store(float* to, T x) {
+    std::memcpy(to, &x, sizeof x);
+}
 
 #ifdef ROUNDED
 struct F {
     std::uint16_t bits;
 };
-inline float wide(F x) { return bits_of<float>(static_cast<std::uint32_t>(x.bits) << 16); }
+
+template <typename T>
+inline T load(const F* from) {
+    if constexpr (IS_ONE<T>) {
+        return bits_of<float>(static_cast<std::uint32_t>(from->bits) << 16);
+    } else {
+#ifdef __AVX512F__  // some compilers don't find this instruction
+        const auto words = bits_of<Unsigned>(_mm512_cvtepu16_epi32(read<__m256i>(from)));
+#else
+        const auto words = __builtin_convertvector(read<Halves>(from), Unsigned);
+#endif
+        return bits_of<Floats>(words << 16);
+    }
+}
+
 // To the nearest, in a tie to the even one; what is not a number stays so.
-inline void put(F& to, float x) {
-    auto bits = bits_of<std::uint32_t>(x);
-    to.bits = static_cast<std::uint16_t>(x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+template <typename T>
+inline void store(F* to, T x) {
+    if constexpr (IS_ONE<T>) {
+        const auto bits = bits_of<std::uint32_t>(x);
+        to->bits = static_cast<std::uint16_t>(x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    } else {
+#ifdef __AVX512BF16__
+        const auto rounded = bits_of<__m256i>(_mm512_cvtneps_pbh(bits_of<__m512>(x)));
+#else
+        const auto bits = bits_of<Unsigned>(x);
+        const Unsigned nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, words = x != x ? 0x7fc0u : nearest;
+#ifdef __AVX512F__
+        const auto rounded = _mm512_cvtepi32_epi16(bits_of<__m512i>(words));
+#else
+        const auto rounded = __builtin_convertvector(words, Halves);
+#endif
+#endif
+        std::memcpy(static_cast<void*>(to), &rounded, sizeof rounded);
+    }
 }
 #else
 using F = float;
 #endif
 
-inline void widen(const F* from, float* to, i64 size) {
-#pragma omp simd
-    for (i64 i = 0; i < size; ++i) to[i] = wide(from[i]);
+// Calls work(i, T()) for all i below `size`: LANES of them at once as long as there are so many, then one by one.
+template <typename Work>
+inline __attribute__((always_inline)) void each(i64 size, Work work) {
+    i64 i = 0;
+    for (; i + LANES <= size; i += LANES) work(i, Floats());
+    for (; i < size; ++i) work(i, 0.0f);
 }
 
-// e^x to 1e-7 of itself: a power of two, and a polynomial (Cephes' expf) for what is left.
-inline float exponential(float x) {
+// What is in `half` lanes more, in each lane.
+inline Floats moved(Floats x, i64 half) {
+    Integers order;
+    for (i64 l = 0; l < LANES; ++l) order[l] = static_cast<std::int32_t>((l + half) % LANES);
+    return __builtin_shuffle(x, order);
+}
+
+// A sum that grows by LANES numbers, or by one.
+struct Sum {
+    Floats lanes = {};
+    float rest = 0;
+
+    void operator+=(Floats x) { lanes += x; }
+    void operator+=(float x) { rest += x; }
+
+    float total() const {
+        Floats x = lanes;
+        x += moved(x, 8);
+        x += moved(x, 4);
+        x += moved(x, 2);
+        x += moved(x, 1);
+        return x[0] + rest;
+    }
+};
+
+inline void widen(const F* from, float* to, i64 size) {
+    each(size, [=](i64 i, auto kind) { store(to + i, load<decltype(kind)>(from + i)); });
+}
+
+// e^x to 1e-7 of itself, zero below e^-87, at most e^88: a power of two, and a polynomial (Cephes' expf) for what
+// is left.
+template <typename T>
+inline T exponential(T x) {
+    // A sum with it is rounded to an integer, whose last bits are those of a float's exponent.
+    constexpr float INTEGER = 12582912.0f + 127.0f;
     x = x > 88.0f ? 88.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    float n = std::nearbyint(x * 1.44269504f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
+    const T shifted = x * 1.44269504f + INTEGER, n = shifted - INTEGER;
+    const T r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    T p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * bits_of<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n) + 127) << 23);
+    p = p * (r * r) + (r + 1.0f);
+    return x < -87.0f ? 0.0f : p * bits_of<T>(bits_of<IntegersOf<T>>(shifted) << 23);
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+template <typename T>
+inline T sigmoid(T x) {
+    return 1.0f / (1.0f + exponential(-x));
+}

@@ -8,18 +8,12 @@
 
 #include <algorithm>
 
-#if defined(ROUNDED) && defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 constexpr i64 PANEL = 32, DEPTH = 32;
 #ifdef __AVX512F__
 constexpr i64 ROWS = 10;  // that are summed up in registers
 #else
 constexpr i64 ROWS = 3;
 #endif
-
-typedef float Floats __attribute__((vector_size(64)));  // of half a row of a panel
 
 inline i64 padded(i64 size, i64 multiple) { return (size + multiple - 1) / multiple * multiple; }
 
@@ -41,20 +35,15 @@ struct Words<float> {
 template <>
 struct Words<F> {
     using One = std::uint32_t;
-    typedef One Half __attribute__((vector_size(64)));
+    using Half = Unsigned;
 
     static One of(float first, float second) {
         F pair[2];
-        put(pair[0], first), put(pair[1], second);
+        store(pair, first), store(pair + 1, second);
         return pair[0].bits | static_cast<One>(pair[1].bits) << 16;
     }
 
-    static One at(const F* x) {
-        One word;
-        std::memcpy(&word, x, sizeof word);
-        return word;
-    }
-
+    static One at(const F* x) { return read<One>(x); }
     static One last_at(const F* x) { return x->bits; }
 
     // Adds the products of both numbers of each word with those of `b`.
@@ -94,18 +83,18 @@ inline void lay_out_panels(const float* matrix, i64 by_row, i64 by_column, T* pa
     }
 }
 
-// Sums (ROWS, PANEL) of the products of rows (stride) with a panel; behind the last row it is taken again.
+// Sums (ROWS, PANEL) of the products of rows (stride) with a panel; behind the last row it is taken again. By
+// itself, so that the compiler gives all registers to the sums.
 template <typename T>
-inline void sum_up(const T* a, i64 stride, const T* panel, float* sums, i64 rows, i64 inner) {
+__attribute__((noinline)) void sum_up(const T* a, i64 stride, const T* panel, float* sums, i64 rows, i64 inner) {
     using W = Words<T>;
     constexpr i64 NUMBERS = sizeof(typename W::One) / sizeof(T);
     const T* row[ROWS];
     Floats sum[ROWS][2] = {};
     for (i64 r = 0; r < ROWS; ++r) row[r] = a + std::min(r, rows - 1) * stride;
     auto add = [&](i64 k, auto at) {
-        typename W::Half left, right;
-        std::memcpy(&left, panel + k * PANEL, sizeof left);
-        std::memcpy(&right, panel + k * PANEL + PANEL / 2 * NUMBERS, sizeof right);
+        const auto left = read<typename W::Half>(panel + k * PANEL);
+        const auto right = read<typename W::Half>(panel + k * PANEL + PANEL / 2 * NUMBERS);
 #pragma GCC unroll 16
         for (i64 r = 0; r < ROWS; ++r) {
             const auto word = at(row[r] + k);

@@ -9,7 +9,6 @@
 
 #if defined(ROUNDED) && defined(__AMX_BF16__) && defined(__linux__)
 #define TILES
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -96,11 +95,10 @@ inline void finish(const float* sums, const float* bias, F* out, i64 stride, i64
     static const float none[PANEL] = {};
     const float* added = bias ? bias : none;
     for (i64 r = 0; r < rows; ++r)
-        if (columns == PANEL)  // a number that the compiler knows
-#pragma omp simd
-            for (i64 c = 0; c < PANEL; ++c) put(out[r * stride + c], sums[r * PANEL + c] + added[c]);
-        else
-            for (i64 c = 0; c < columns; ++c) put(out[r * stride + c], sums[r * PANEL + c] + added[c]);
+        each(columns, [=](i64 c, auto kind) {
+            using T = decltype(kind);
+            store(out + r * stride + c, load<T>(sums + r * PANEL + c) + load<T>(added + c));
+        });
 }
 
 }  // namespace

@@ -110,9 +110,9 @@ class _PickedLinear(torch.autograd.Function):
         rows, picked = h.reshape(-1, h.shape[-1]), picked.contiguous()
         of_h, of_z = weight.to(h.dtype).tensor_split([h.shape[-1]], dim=1)
         out = torch.addmm(bias.to(h.dtype), rows, of_h.T)
-        ctx.sizes = (len(rows), picked.shape[-1], len(weight))
         ctx.save_for_backward(rows, picked, of_h, of_z)
-        kernels.of(h.dtype).add_picked(picked, of_z.T.contiguous(), out, *ctx.sizes)
+        sizes = (len(rows), picked.shape[-1], len(weight))
+        kernels.of(h.dtype).add_picked(picked, of_z.T.contiguous(), out, *sizes)
         return out.view(*h.shape[:-1], len(weight))
 
     @staticmethod
@@ -120,9 +120,9 @@ class _PickedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, picked, of_h, of_z = ctx.saved_tensors
         of_out = gradient.reshape(len(rows), -1)
-        of_table = torch.zeros(of_z.T.shape)
-        kernels.of(of_out.dtype).add_picked_back(picked, of_out, of_table, *ctx.sizes)
-        of_weight = torch.cat([(of_out.T @ rows).float(), of_table.T], dim=1)
+        of_table = torch.zeros(of_z.shape[1] // picked.shape[-1], picked.shape[-1], len(of_z))
+        kernels.of(of_out.dtype).add_picked_back(picked, of_out, of_table, len(rows), *of_table.shape)
+        of_weight = torch.cat([(of_out.T @ rows).float(), of_table.flatten(0, 1).T], dim=1)
         of_state = [
             (of_out @ weight).view(*gradient.shape[:-1], -1) if needed else None
             for weight, needed in ((of_h, ctx.needs_input_grad[0]), (of_z, ctx.needs_input_grad[4]))

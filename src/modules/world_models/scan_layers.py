@@ -121,7 +121,8 @@ class Picks(Weighted):
         of_tables = [torch.zeros(table.shape) for table in self.tables]
         for picked, of_table in zip((self.z, self.actions), of_tables, strict=True):
             rows = picked[:steps].flatten(0, 1)
-            self.kernels.add_picked_back(rows, of_outputs, of_table, *rows.shape, self.width)
+            sizes = (len(rows), len(of_table) // rows.shape[1], rows.shape[1], self.width)
+            self.kernels.add_picked_back(rows, of_outputs, of_table, *sizes)
         yield torch.cat(of_tables).T
 
 

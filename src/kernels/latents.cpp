@@ -1,0 +1,198 @@
+// Categorical variables: draws and KL in one pass over their probabilities, with their gradients. Tensors are
+// (rows, classes, groups); as many groups as there are lanes go through all classes together.
+
+#include "numbers.h"
+
+#include <omp.h>
+#include <vector>
+
+namespace {
+
+constexpr float TINY = 1.17549435e-38f;  // probabilities of zero count as this in a logarithm
+
+// ln x to 1e-7, for x that are no denormals: its exponent, and a polynomial (Cephes' logf) for what is left.
+template <typename T>
+inline T logarithm(T x) {
+    constexpr std::int32_t ROOT = 0x3f3504f3;  // sqrt(1/2)
+    const auto bits = bits_of<IntegersOf<T>>(x) - ROOT;
+    const T exponent = to_floats(bits >> 23), m = bits_of<T>((bits & 0x007fffff) + ROOT) - 1.0f;
+    T p = m * 7.0376836292e-2f - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    p = p * m * m * m - 2.12194440e-4f * exponent - 0.5f * m * m;
+    const T y = m + p + 0.693359375f * exponent;
+    return x != x ? x : y;
+}
+
+template <typename T>
+inline T at_least(T x, float least) {
+    return x < least ? least : x;
+}
+
+struct Distribution {
+    const float mix;  // share of a uniform distribution in each variable
+    const i64 classes, groups;
+
+    i64 size() const { return classes * groups; }
+    float least() const { return mix / classes; }
+
+    // Writes numbers in proportion to what softmax makes of logits, LANES of a class apart; gives what makes
+    // them that, less what is mixed in.
+    template <typename T>
+    T softmax(const F* logits, float* powers) const {
+        T largest = load<T>(logits), sum = {};
+        for (i64 c = 1; c < classes; ++c) {
+            const T x = load<T>(logits + c * groups);
+            largest = x > largest ? x : largest;
+        }
+        for (i64 c = 0; c < classes; ++c) {
+            const T power = exponential<T>(load<T>(logits + c * groups) - largest);
+            store(powers + c * LANES, power);
+            sum += power;
+        }
+        return (1.0f - mix) / sum;
+    }
+
+    // The gradient of logits from that of probabilities, `of_prob(c)`, and these themselves, `prob(c)`.
+    template <typename T, typename Prob, typename OfProb>
+    void softmax_back(Prob prob, OfProb of_prob, F* of_logits) const {
+        T mean = {};
+        for (i64 c = 0; c < classes; ++c) mean += (prob(c) - least()) * of_prob(c);
+        mean *= mix < 1.0f ? 1.0f / (1.0f - mix) : 0.0f;
+        for (i64 c = 0; c < classes; ++c)
+            store<T>(of_logits + c * groups, (prob(c) - least()) * (of_prob(c) - mean));
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Probabilities (rows, classes, groups) from logits, a share `mix` of the uniform distribution among them, and
+// a one-hot draw from them by `uniforms` (rows, groups), with `living` (rows) in the place of one. The classes
+// drawn are in `picked` (rows, groups), -1 where nobody lives.
+void draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn,
+          std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
+    const Distribution of{mix, classes, groups};
+#pragma omp parallel
+    {
+        std::vector<float> scratch(classes * LANES);
+        float* powers = scratch.data();
+#pragma omp for schedule(static)
+        for (i64 row = 0; row < rows; ++row) {
+            const float alive = living[row];
+            each(groups, [=](i64 g, auto kind) {
+                using T = decltype(kind);
+                const i64 first = row * of.size() + g;
+                const T scale = of.softmax<T>(logits + first, powers), u = load<T>(uniforms + row * groups + g);
+                T sum = {}, number = {}, before = T() + 1.0f;  // of classes whose sum is passed; it was the last one's
+                for (i64 c = 0; c < classes; ++c) {
+                    const T p = of.least() + scale * load<T>(powers + c * LANES);
+                    store(probs + first + c * groups, p);
+                    sum += p;
+                    // Rounding can leave the sum of all below the uniform number.
+                    const T passed = c + 1 < classes ? (sum <= u ? T() + 1.0f : T()) : T();
+                    store<T>(drawn + first + c * groups, (before - passed) * alive);
+                    before = passed;
+                    number += passed;
+                }
+                float numbers[LANES];
+                store(numbers, number);
+                for (i64 l = 0; l < static_cast<i64>(sizeof(T) / sizeof(float)); ++l)
+                    picked[row * groups + g + l] = static_cast<std::int16_t>(alive > 0 ? numbers[l] : -1.0f);
+            });
+        }
+    }
+}
+
+// The gradient of logits from that of the probabilities, and from that of the draw, straight through it. The
+// latter is a sum of two, the second of which may be null.
+void draw_back(const F* of_drawn, const F* also, const float* of_probs, const float* probs,
+               const float* living, F* of_logits, float mix, i64 rows, i64 classes, i64 groups) {
+    const Distribution of{mix, classes, groups};
+#pragma omp parallel
+    {
+        std::vector<float> scratch(classes * LANES);
+        float* d = scratch.data();
+#pragma omp for schedule(static)
+        for (i64 row = 0; row < rows; ++row) {
+            const float alive = living[row];
+            each(groups, [=](i64 g, auto kind) {
+                using T = decltype(kind);
+                const i64 first = row * of.size() + g;
+                for (i64 c = 0; c < classes; ++c) {
+                    const i64 i = first + c * groups;
+                    T of_both = load<T>(of_drawn + i);
+                    if (also) of_both += load<T>(also + i);
+                    store<T>(d + c * LANES, load<T>(of_probs + i) + alive * of_both);
+                }
+                of.softmax_back<T>([=](i64 c) { return load<T>(probs + first + c * groups); },
+                                   [=](i64 c) { return load<T>(d + c * LANES); }, of_logits + first);
+            });
+        }
+    }
+}
+
+// KL (rows) between probabilities and those that `logits` give, both (rows, classes, groups), in nats, summed
+// over the groups.
+void kl(const float* probs, const F* logits, float* divergence, float mix, i64 rows, i64 classes, i64 groups) {
+    const Distribution of{mix, classes, groups};
+#pragma omp parallel
+    {
+        std::vector<float> scratch(classes * LANES);
+        float* powers = scratch.data();
+#pragma omp for schedule(static)
+        for (i64 row = 0; row < rows; ++row) {
+            Sum sum;
+            each(groups, [&](i64 g, auto kind) {
+                using T = decltype(kind);
+                const i64 first = row * of.size() + g;
+                const T scale = of.softmax<T>(logits + first, powers);
+                for (i64 c = 0; c < classes; ++c) {
+                    const T p = at_least(load<T>(probs + first + c * groups), TINY);
+                    const T q = at_least<T>(of.least() + scale * load<T>(powers + c * LANES), TINY);
+                    sum += p * logarithm<T>(p / q);
+                }
+            });
+            divergence[row] = sum.total();
+        }
+    }
+}
+
+// Gradients of probabilities, times 1 - share, and of logits, times share.
+void kl_back(const float* of_divergence, const float* probs, const F* logits, float* of_probs, F* of_logits,
+             float mix, float share, i64 rows, i64 classes, i64 groups) {
+    const Distribution of{mix, classes, groups};
+#pragma omp parallel
+    {
+        std::vector<float> scratch(2 * classes * LANES);
+        float *q = scratch.data(), *of_q = q + classes * LANES;
+#pragma omp for schedule(static)
+        for (i64 row = 0; row < rows; ++row) {
+            const float of_p = (1.0f - share) * of_divergence[row], of_ratio = -share * of_divergence[row];
+            each(groups, [=](i64 g, auto kind) {
+                using T = decltype(kind);
+                const i64 first = row * of.size() + g;
+                const T scale = of.softmax<T>(logits + first, q);
+                for (i64 c = 0; c < classes; ++c) {
+                    const T x = load<T>(probs + first + c * groups);
+                    const T y = of.least() + scale * load<T>(q + c * LANES);
+                    const T ratio = at_least(x, TINY) / at_least(y, TINY);
+                    store(q + c * LANES, y);
+                    store<T>(of_q + c * LANES, y < TINY ? T() : of_ratio * ratio);
+                    store<T>(of_probs + first + c * groups,
+                             x < TINY ? T() : of_p * (logarithm(ratio) + 1.0f));
+                }
+                of.softmax_back<T>([=](i64 c) { return load<T>(q + c * LANES); },
+                                   [=](i64 c) { return load<T>(of_q + c * LANES); }, of_logits + first);
+            });
+        }
+    }
+}
+
+}  // extern "C"

@@ -1,0 +1,198 @@
+// Layer norms, and SiLU, in one pass over their rows, where torch would make several.
+//
+// Matrices lie row by row without gaps. Rows are shared among OpenMP's threads, always in the same way, so that
+// the same call gives the same bits. `..._back` has the gradients.
+
+#include "numbers.h"
+
+#include <algorithm>
+#include <omp.h>
+#include <vector>
+
+namespace {
+
+constexpr float EPSILON = 1e-5f;  // torch's, of a layer norm
+constexpr i64 BLOCK = 8;  // rows whose sums are taken before one is used: it takes a while until it is there
+
+// Below -88 `sigmoid` goes down no further.
+template <typename T>
+inline T silu_of(T x) {
+    return x < -88.0f ? 0.0f : x * sigmoid(x);
+}
+
+template <typename T>
+inline T silu_slope(T x) {
+    const T share = sigmoid(x);
+    return x < -88.0f ? 0.0f : share * (1.0f + x * (1.0f - share));
+}
+
+// What a layer norm of x (width) takes off, and what it multiplies by. Numbers are summed up less the first one,
+// as the squares of numbers far from zero would leave nothing of their variance.
+template <typename N>
+inline void norm_statistics(const N* x, i64 width, float& mean, float& scale) {
+    const float first = load<float>(x);
+    Sum sum, squares;
+    each(width, [&](i64 i, auto kind) {
+        const auto d = load<decltype(kind)>(x + i) - first;
+        sum += d;
+        squares += d * d;
+    });
+    const float m = sum.total() / width, variance = squares.total() / width - m * m;
+    mean = first + m;
+    scale = 1.0f / std::sqrt((variance > 0 ? variance : 0.0f) + EPSILON);
+}
+
+}  // namespace
+
+extern "C" {
+
+// total = x + y (rows, width), and the layer norm of it without gain and bias, its mean and scale (rows). Of x
+// there are `repeat` rows, which come again and again.
+void add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, float* mean, float* scale,
+              i64 rows, i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 first = 0; first < rows; first += BLOCK) {
+        const i64 end = std::min(first + BLOCK, rows);
+        for (i64 row = first; row < end; ++row) {
+            const float* a = x + row % repeat * width;
+            const F* b = y + row * width;
+            float* t = total + row * width;
+            each(width, [=](i64 i, auto kind) {
+                using T = decltype(kind);
+                store(t + i, load<T>(a + i) + load<T>(b + i));
+            });
+            norm_statistics(t, width, mean[row], scale[row]);
+        }
+        for (i64 row = first; row < end; ++row) {
+            const float m = mean[row], s = scale[row], *t = total + row * width;
+            F* out = normed + row * width;
+            each(width, [=](i64 i, auto kind) { store(out + i, (load<decltype(kind)>(t + i) - m) * s); });
+        }
+    }
+}
+
+// Adds to g, the gradient of the total by others, that by its norm; `rounded` gets the sum, too.
+void add_norm_back(const F* of_normed, const float* total, const float* mean, const float* scale, float* g,
+                   F* rounded, i64 rows, i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 first = 0; first < rows; first += BLOCK) {
+        const i64 end = std::min(first + BLOCK, rows);
+        float shift[BLOCK], slope[BLOCK];
+        for (i64 row = first; row < end; ++row) {
+            const F* d = of_normed + row * width;
+            const float *x = total + row * width, m = mean[row], s = scale[row];
+            Sum all, along;
+            each(width, [&](i64 i, auto kind) {
+                using T = decltype(kind);
+                const T of_n = load<T>(d + i);
+                all += of_n;
+                along += of_n * (load<T>(x + i) - m);
+            });
+            shift[row - first] = all.total() / width, slope[row - first] = along.total() * s * s / width;
+        }
+        for (i64 row = first; row < end; ++row) {
+            const F* d = of_normed + row * width;
+            const float *x = total + row * width, m = mean[row], s = scale[row];
+            const float by = shift[row - first], along = slope[row - first];
+            float* sum = g + row * width;
+            F* out = rounded + row * width;
+            each(width, [=](i64 i, auto kind) {
+                using T = decltype(kind);
+                const T of_x = s * (load<T>(d + i) - by - (load<T>(x + i) - m) * along);
+                const T of_both = load<T>(sum + i) + of_x;
+                store(sum + i, of_both);
+                store(out + i, of_both);
+            });
+        }
+    }
+}
+
+// SiLU of the layer norm of x (rows, width) with gain and bias (width); keeps the norm's mean and scale
+// (rows). `out` has the mean of each `over` rows that follow each other.
+void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* mean, float* scale, i64 over,
+               i64 rows, i64 width) {
+    const float share = 1.0f / over;
+    const i64 block = over > 1 ? over : BLOCK;
+#pragma omp parallel
+    {
+        std::vector<float> sums(width);
+#pragma omp for schedule(static)
+        for (i64 first = 0; first < rows; first += block) {
+            const i64 end = std::min(first + block, rows);
+            for (i64 row = first; row < end; ++row)
+                norm_statistics(x + row * width, width, mean[row], scale[row]);
+            float* sum = sums.data();
+            if (over > 1) std::fill_n(sum, width, 0.0f);
+            for (i64 row = first; row < end; ++row) {
+                const F* a = x + row * width;
+                const float m = mean[row], s = scale[row];
+                F* to = out + row * width;
+                each(width, [=](i64 i, auto kind) {
+                    using T = decltype(kind);
+                    const T n = (load<T>(a + i) - m) * s;
+                    const T activated = silu_of<T>(n * load<T>(gain + i) + load<T>(bias + i));
+                    if (over > 1)
+                        store(sum + i, load<T>(sum + i) + activated);
+                    else
+                        store(to + i, activated);
+                });
+            }
+            F* to = out + first / over * width;
+            if (over > 1)
+                each(width, [=](i64 i, auto kind) { store(to + i, share * load<decltype(kind)>(sum + i)); });
+        }
+    }
+}
+
+// The gradient of x. Those of gain and bias are added to `parts` (2, shares, width): each of `shares` equal
+// shares of the rows has its own sum, so that it doesn't depend on threads.
+void norm_silu_back(const F* of_out, const F* x, const float* gain, const float* bias, const float* mean,
+                    const float* scale, F* of_x, float* parts, i64 over, i64 shares, i64 rows, i64 width) {
+    const float weight = 1.0f / over;
+#pragma omp parallel for schedule(static)
+    for (i64 share = 0; share < shares; ++share) {
+        std::vector<float> of_normed(width);
+        float *d = of_normed.data(), *of_gain = parts + share * width, *of_bias = of_gain + shares * width;
+        for (i64 row = rows * share / shares; row < rows * (share + 1) / shares; ++row) {
+            const F *g = of_out + row / over * width, *a = x + row * width;
+            F* out = of_x + row * width;
+            const float m = mean[row], s = scale[row];
+            Sum all, along;
+            each(width, [&](i64 i, auto kind) {
+                using T = decltype(kind);
+                const T n = (load<T>(a + i) - m) * s, gains = load<T>(gain + i);
+                const T of_v = weight * load<T>(g + i) * silu_slope<T>(n * gains + load<T>(bias + i));
+                store(of_gain + i, load<T>(of_gain + i) + of_v * n);
+                store(of_bias + i, load<T>(of_bias + i) + of_v);
+                const T of_n = of_v * gains;
+                store(d + i, of_n);
+                all += of_n;
+                along += of_n * n;
+            });
+            const float shift = all.total() / width, slope = along.total() * s / width;
+            each(width, [=](i64 i, auto kind) {
+                using T = decltype(kind);
+                store(out + i, s * (load<T>(d + i) - shift - (load<T>(a + i) - m) * slope));
+            });
+        }
+    }
+}
+
+void silu(const F* x, F* out, i64 size) {
+#pragma omp parallel for schedule(static)
+    for (i64 part = 0; part < size; part += 1024)
+        each(std::min<i64>(1024, size - part), [=](i64 i, auto kind) {
+            store(out + part + i, silu_of(load<decltype(kind)>(x + part + i)));
+        });
+}
+
+void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
+#pragma omp parallel for schedule(static)
+    for (i64 part = 0; part < size; part += 1024)
+        each(std::min<i64>(1024, size - part), [=](i64 i, auto kind) {
+            using T = decltype(kind);
+            store(of_x + part + i, load<T>(of_out + part + i) * silu_slope(load<T>(x + part + i)));
+        });
+}
+
+}  // extern "C"

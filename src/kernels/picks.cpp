@@ -1,0 +1,129 @@
+// Sums of rows of a table (classes, groups, width): products with ones and zeros, of which each group has one 1.
+
+#include "numbers.h"
+
+#include <algorithm>
+#include <omp.h>
+#include <utility>
+#include <vector>
+
+namespace {
+
+constexpr i64 SOME = 2 * LANES;  // numbers in two registers, in the order in which they are quickest to read
+#ifdef __AVX512F__
+constexpr i64 MANY = 4;  // times SOME are summed up in registers
+#else
+constexpr i64 MANY = 1;
+#endif
+
+inline void add_some(const F* from, Floats (&sum)[2]) {
+#ifdef ROUNDED
+    const auto pairs = read<Unsigned>(from);
+    sum[0] += bits_of<Floats>(pairs << 16);
+    sum[1] += bits_of<Floats>(pairs & 0xffff0000);
+#else
+    sum[0] += load<Floats>(from);
+    sum[1] += load<Floats>(from + LANES);
+#endif
+}
+
+// Adds such sums to numbers in memory.
+template <typename N>
+inline void add_sums(const Floats (&sum)[2], N* out) {
+#ifdef ROUNDED
+    constexpr Integers FIRST = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    const Floats left = __builtin_shuffle(sum[0], sum[1], FIRST);
+    const Floats right = __builtin_shuffle(sum[0], sum[1], FIRST + 8);
+#else
+    const Floats left = sum[0], right = sum[1];
+#endif
+    store<Floats>(out, load<Floats>(out) + left);
+    store<Floats>(out + LANES, load<Floats>(out + LANES) + right);
+}
+
+// Adds to NUMBER * SOME columns of `out` those of the rows of a table that the classes of all groups pick.
+template <i64 NUMBER>
+inline void add_columns(const std::int16_t* classes, const F* table, i64 groups, i64 width, F* out) {
+    Floats sum[NUMBER][2] = {};
+    for (i64 g = 0; g < groups; ++g) {
+        if (classes[g] < 0) continue;
+        const F* entry = table + (classes[g] * groups + g) * width;
+#pragma GCC unroll 4
+        for (i64 n = 0; n < NUMBER; ++n) add_some(entry + n * SOME, sum[n]);
+    }
+#pragma GCC unroll 4
+    for (i64 n = 0; n < NUMBER; ++n) add_sums(sum[n], out + n * SOME);
+}
+
+// Adds to NUMBER * SOME columns of `out` those of the rows that are linked to the newest one, each to the one
+// before it.
+template <i64 NUMBER>
+inline void add_linked(const i64* before, i64 newest, const F* rows, i64 width, float* out) {
+    Floats sum[NUMBER][2] = {};
+    for (i64 row = newest; row >= 0; row = before[row])
+#pragma GCC unroll 4
+        for (i64 n = 0; n < NUMBER; ++n) add_some(rows + row * width + n * SOME, sum[n]);
+#pragma GCC unroll 4
+    for (i64 n = 0; n < NUMBER; ++n) add_sums(sum[n], out + n * SOME);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Adds to out (rows, width) the rows of the table that the classes (rows, groups) pick; a negative one picks
+// nothing.
+void add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups, i64 width) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; ++row) {
+        const std::int16_t* classes = picked + row * groups;
+        F* to = out + row * width;
+        i64 i = 0;
+        for (; i + MANY * SOME <= width; i += MANY * SOME)
+            add_columns<MANY>(classes, table + i, groups, width, to + i);
+        for (; i + SOME <= width; i += SOME) add_columns<1>(classes, table + i, groups, width, to + i);
+        for (; i < width; ++i) {
+            float sum = load<float>(to + i);
+            for (i64 g = 0; g < groups; ++g)
+                if (classes[g] >= 0) sum += load<float>(table + (classes[g] * groups + g) * width + i);
+            store(to + i, sum);
+        }
+    }
+}
+
+// Adds the gradient of the table to `of_table`. A thread has the same groups of all blocks of rows, so no two
+// write to the same place. Rows that pick the same entry are linked, so that it is read and written once.
+void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_table, i64 rows, i64 classes,
+                     i64 groups, i64 width) {
+    constexpr i64 BLOCK = 512;  // rows, which stay in a core's cache for all groups
+#pragma omp parallel
+    {
+        std::vector<i64> all_newest(classes), before(BLOCK);
+        for (i64 start = 0; start < rows; start += BLOCK) {
+            const i64 number = std::min(BLOCK, rows - start);
+            const F* of_block = of_out + start * width;
+#pragma omp for schedule(static) nowait
+            for (i64 g = 0; g < groups; ++g) {
+                std::fill(all_newest.begin(), all_newest.end(), -1);
+                for (i64 row = 0; row < number; ++row) {
+                    const i64 c = picked[(start + row) * groups + g];
+                    if (c >= 0) before[row] = std::exchange(all_newest[c], row);
+                }
+                for (i64 c = 0; c < classes; ++c) {
+                    const i64 newest = all_newest[c];
+                    float* entry = of_table + (c * groups + g) * width;
+                    i64 i = newest >= 0 ? 0 : width;
+                    for (; i + MANY * SOME <= width; i += MANY * SOME)
+                        add_linked<MANY>(before.data(), newest, of_block + i, width, entry + i);
+                    for (; i + SOME <= width; i += SOME)
+                        add_linked<1>(before.data(), newest, of_block + i, width, entry + i);
+                    for (; i < width; ++i)
+                        for (i64 row = newest; row >= 0; row = before[row])
+                            entry[i] += load<float>(of_block + row * width + i);
+                }
+            }
+        }
+    }
+}
+
+}  // extern "C"
