@@ -18,7 +18,7 @@ template <typename Call>
 inline void with_constant(i64 heads, Call call) {
     switch (heads) {
         case 4: return call(std::integral_constant<i64, 4>());
-        case 8: return call(std::integral_constant<i64, 8>());
+        case 8: return call(std::integral_constant<i64, LANES % 8 == 0 ? 8 : 0>());
         default: return call(std::integral_constant<i64, 0>());
     }
 }

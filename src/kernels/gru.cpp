@@ -42,7 +42,7 @@ inline void step_back(const float* d, const float* before, const float* kept, N*
     });
 }
 
-constexpr i64 MOST_ROWS = 20;  // that a thread takes through all steps together
+constexpr i64 MOST_ROWS = 2 * ROWS;  // that a thread takes through all steps together
 
 std::vector<float> laid_out(const float* matrix, i64 by_row, i64 by_column, i64 inner, i64 columns) {
     std::vector<float> panels(padded(inner, DEPTH) * padded(columns, PANEL));

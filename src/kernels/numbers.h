@@ -1,5 +1,5 @@
-// Numbers as kernels see them: LANES at once, a vector register of AVX512 (less where there is none), or one by
-// one, what is left. T is Floats or float; all is calculated in float.
+// Numbers as kernels see them: LANES at once, as many as a vector register has, or one by one, what is left. T is
+// Floats or float; all is calculated in float.
 //
 // F is the type of what products read and give: float, or bfloat16 where it is compiled with -DROUNDED.
 
@@ -16,11 +16,17 @@
 
 using i64 = std::int64_t;
 
+#ifdef __AVX512F__
 constexpr i64 LANES = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef std::int32_t Integers __attribute__((vector_size(64)));
-typedef std::uint32_t Unsigned __attribute__((vector_size(64)));
-typedef std::uint16_t Halves __attribute__((vector_size(32)));
+#elif defined(__AVX2__)
+constexpr i64 LANES = 8;
+#else
+constexpr i64 LANES = 4;
+#endif
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef std::int32_t Integers __attribute__((vector_size(4 * LANES)));
+typedef std::uint32_t Unsigned __attribute__((vector_size(4 * LANES)));
+typedef std::uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 template <typename T>
 constexpr bool IS_ONE = std::is_same_v<T, float>;
@@ -124,10 +130,8 @@ struct Sum {
 
     float total() const {
         Floats x = lanes;
-        x += moved(x, 8);
-        x += moved(x, 4);
-        x += moved(x, 2);
-        x += moved(x, 1);
+#pragma GCC unroll 4
+        for (i64 half = LANES / 2; half > 0; half /= 2) x += moved(x, half);
         return x[0] + rest;
     }
 };

@@ -8,11 +8,11 @@
 
 #include <algorithm>
 
-constexpr i64 PANEL = 32, DEPTH = 32;
-#ifdef __AVX512F__
-constexpr i64 ROWS = 10;  // that are summed up in registers
+constexpr i64 PANEL = 2 * LANES, DEPTH = 32;
+#if defined(__AVX512F__) || defined(__aarch64__)  // with 32 registers
+constexpr i64 ROWS = 10;  // whose sums stay there
 #else
-constexpr i64 ROWS = 3;
+constexpr i64 ROWS = 6;
 #endif
 
 inline i64 padded(i64 size, i64 multiple) { return (size + multiple - 1) / multiple * multiple; }
@@ -94,7 +94,7 @@ __attribute__((noinline)) void sum_up(const T* a, i64 stride, const T* panel, fl
     for (i64 r = 0; r < ROWS; ++r) row[r] = a + std::min(r, rows - 1) * stride;
     auto add = [&](i64 k, auto at) {
         const auto left = read<typename W::Half>(panel + k * PANEL);
-        const auto right = read<typename W::Half>(panel + k * PANEL + PANEL / 2 * NUMBERS);
+        const auto right = read<typename W::Half>(panel + k * PANEL + LANES * NUMBERS);
 #pragma GCC unroll 16
         for (i64 r = 0; r < ROWS; ++r) {
             const auto word = at(row[r] + k);

@@ -10,11 +10,7 @@
 namespace {
 
 constexpr i64 SOME = 2 * LANES;  // numbers in two registers, in the order in which they are quickest to read
-#ifdef __AVX512F__
 constexpr i64 MANY = 4;  // times SOME are summed up in registers
-#else
-constexpr i64 MANY = 1;
-#endif
 
 inline void add_some(const F* from, Floats (&sum)[2]) {
 #ifdef ROUNDED
@@ -31,9 +27,10 @@ inline void add_some(const F* from, Floats (&sum)[2]) {
 template <typename N>
 inline void add_sums(const Floats (&sum)[2], N* out) {
 #ifdef ROUNDED
-    constexpr Integers FIRST = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-    const Floats left = __builtin_shuffle(sum[0], sum[1], FIRST);
-    const Floats right = __builtin_shuffle(sum[0], sum[1], FIRST + 8);
+    Integers in_turns;
+    for (i64 l = 0; l < LANES; ++l) in_turns[l] = static_cast<std::int32_t>(l / 2 + l % 2 * LANES);
+    const Floats left = __builtin_shuffle(sum[0], sum[1], in_turns);
+    const Floats right = __builtin_shuffle(sum[0], sum[1], in_turns + static_cast<std::int32_t>(LANES / 2));
 #else
     const Floats left = sum[0], right = sum[1];
 #endif

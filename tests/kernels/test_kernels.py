@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -185,6 +186,25 @@ def test_processes_that_start_together_share_them(tmp_path: Path) -> None:
     assert [process.communicate()[0] for process in started] == ["True 1\n"] * 3
 
 
+@needs_kernels
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="registers of x86-64 processors")
+@pytest.mark.parametrize(
+    "without", ["-mno-avx512f", pytest.param("-mno-avx512f -mno-avx2", marks=pytest.mark.slow)]
+)
+def test_they_work_with_shorter_registers(tmp_path: Path, without: str) -> None:
+    """What processors without AVX512, or AVX2, compile passes the tests of what is computed, and how fast."""
+    compiler = tmp_path / "c++"
+    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "c++")} "$@" {without}\n')
+    compiler.chmod(0o755)
+    files = ["kernels", "modules/test_gru.py", "modules/test_scan.py", "modules/test_layers.py"]
+    tests = [str(Path(__file__).parents[1] / name) for name in files]
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "not (compiled or together or registers)", *tests]
+    tested = subprocess.run(
+        command, env={**os.environ, "CXX": str(compiler)}, capture_output=True, text=True, check=False
+    )
+    assert tested.returncode == 0, tested.stdout[-3000:]
+
+
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_without_a_compiler_one_warning_says_so_and_torch_does_it_all(
     forgotten: Path, monkeypatch, caplog, compiler: str
@@ -207,7 +227,12 @@ def test_without_a_compiler_one_warning_says_so_and_torch_does_it_all(
 
 @needs_kernels
 @pytest.mark.parametrize("factors", FACTORS)
-@given(rows=sizes, classes=st.integers(1, 33), groups=sizes, width=sizes)
+@given(
+    rows=st.one_of(sizes, st.sampled_from([512, 1030])),
+    classes=st.integers(1, 33),
+    groups=sizes,
+    width=st.one_of(sizes, st.sampled_from([64, 128, 167])),
+)
 @settings(max_examples=25, deadline=None)
 def test_columns_that_latents_pick(
     factors: torch.dtype, rows: int, classes: int, groups: int, width: int
