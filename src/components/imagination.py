@@ -64,7 +64,8 @@ def imagine(
                 moment = imagined_moment(model, mac, state, seen, decision.actor_hidden)
     obs, avail, actions, log_probs = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
     h, picked = (torch.stack(part, dim=1) for part in zip(*visited, strict=True))
-    reward, continues = model.team_outcome(h[:, 1:])
+    # Also of the first states, which nothing led to: to leave them out before would copy all others.
+    reward, continues = (x[:, 1:] for x in model.team_outcome(h))
     return Imagined(obs, avail, actions, log_probs, start.actor_hidden, h, picked, reward, continues)
 
 

@@ -40,8 +40,8 @@ if platform.machine() == "x86_64":
 SIGNATURES = {
     "add_norm": "fnFfFffnn",
     "add_norm_back": "FffffFnn",
-    "norm_silu": "FffFffnnn",
-    "norm_silu_back": "FFffffFfnnnn",
+    "norm_silu": "FfffFffnnn",
+    "norm_silu_back": "FFfffffFfnnnn",
     "silu": "FFn",
     "silu_back": "FFFn",
     "attend": "FFfnnnn",

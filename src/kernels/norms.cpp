@@ -26,14 +26,14 @@ inline T silu_slope(T x) {
     return x < -88.0f ? 0.0f : share * (1.0f + x * (1.0f - share));
 }
 
-// What a layer norm of x (width) takes off, and what it multiplies by. Numbers are summed up less the first one,
-// as the squares of numbers far from zero would leave nothing of their variance.
-template <typename N>
-inline void norm_statistics(const N* x, i64 width, float& mean, float& scale) {
-    const float first = load<float>(x);
+// What a layer norm of `width` numbers, at(i, T()) from i on, takes off, and what it multiplies by. They are summed
+// up less the first one, as the squares of numbers far from zero would leave nothing of their variance.
+template <typename At>
+inline void norm_statistics(At at, i64 width, float& mean, float& scale) {
+    const float first = at(0, 0.0f);
     Sum sum, squares;
     each(width, [&](i64 i, auto kind) {
-        const auto d = load<decltype(kind)>(x + i) - first;
+        const auto d = at(i, kind) - first;
         sum += d;
         squares += d * d;
     });
@@ -41,6 +41,17 @@ inline void norm_statistics(const N* x, i64 width, float& mean, float& scale) {
     mean = first + m;
     scale = 1.0f / std::sqrt((variance > 0 ? variance : 0.0f) + EPSILON);
 }
+
+// Numbers that a product gave, and the bias that is added to them.
+struct Linear {
+    const F* products;
+    const float* bias;
+
+    template <typename T>
+    T operator()(i64 i, T) const {
+        return load<T>(products + i) + load<T>(bias + i);
+    }
+};
 
 }  // namespace
 
@@ -61,7 +72,8 @@ void add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, f
                 using T = decltype(kind);
                 store(t + i, load<T>(a + i) + load<T>(b + i));
             });
-            norm_statistics(t, width, mean[row], scale[row]);
+            norm_statistics([=](i64 i, auto kind) { return load<decltype(kind)>(t + i); }, width, mean[row],
+                            scale[row]);
         }
         for (i64 row = first; row < end; ++row) {
             const float m = mean[row], s = scale[row], *t = total + row * width;
@@ -107,10 +119,10 @@ void add_norm_back(const F* of_normed, const float* total, const float* mean, co
     }
 }
 
-// SiLU of the layer norm of x (rows, width) with gain and bias (width); keeps the norm's mean and scale
-// (rows). `out` has the mean of each `over` rows that follow each other.
-void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* mean, float* scale, i64 over,
-               i64 rows, i64 width) {
+// SiLU of the layer norm, with gain and bias, of x (rows, width) plus what is `added` (width) to it; keeps the
+// norm's mean and scale (rows). `out` has the mean of each `over` rows that follow each other.
+void norm_silu(const F* x, const float* added, const float* gain, const float* bias, F* out, float* mean,
+               float* scale, i64 over, i64 rows, i64 width) {
     const float share = 1.0f / over;
     const i64 block = over > 1 ? over : BLOCK;
 #pragma omp parallel
@@ -120,16 +132,16 @@ void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* 
         for (i64 first = 0; first < rows; first += block) {
             const i64 end = std::min(first + block, rows);
             for (i64 row = first; row < end; ++row)
-                norm_statistics(x + row * width, width, mean[row], scale[row]);
+                norm_statistics(Linear{x + row * width, added}, width, mean[row], scale[row]);
             float* sum = sums.data();
             if (over > 1) std::fill_n(sum, width, 0.0f);
             for (i64 row = first; row < end; ++row) {
-                const F* a = x + row * width;
+                const Linear at{x + row * width, added};
                 const float m = mean[row], s = scale[row];
                 F* to = out + row * width;
                 each(width, [=](i64 i, auto kind) {
                     using T = decltype(kind);
-                    const T n = (load<T>(a + i) - m) * s;
+                    const T n = (at(i, kind) - m) * s;
                     const T activated = silu_of<T>(n * load<T>(gain + i) + load<T>(bias + i));
                     if (over > 1)
                         store(sum + i, load<T>(sum + i) + activated);
@@ -144,26 +156,29 @@ void norm_silu(const F* x, const float* gain, const float* bias, F* out, float* 
     }
 }
 
-// The gradient of x. Those of gain and bias are added to `parts` (2, shares, width): each of `shares` equal
-// shares of the rows has its own sum, so that it doesn't depend on threads.
-void norm_silu_back(const F* of_out, const F* x, const float* gain, const float* bias, const float* mean,
-                    const float* scale, F* of_x, float* parts, i64 over, i64 shares, i64 rows, i64 width) {
+// The gradient of x. Those of what is added, of gain and bias are added to `parts` (3, shares, width): each of
+// `shares` equal shares of the rows has its own sum, so that it doesn't depend on threads.
+void norm_silu_back(const F* of_out, const F* x, const float* added, const float* gain, const float* bias,
+                    const float* mean, const float* scale, F* of_x, float* parts, i64 over, i64 shares,
+                    i64 rows, i64 width) {
     const float weight = 1.0f / over;
 #pragma omp parallel for schedule(static)
     for (i64 share = 0; share < shares; ++share) {
         std::vector<float> of_normed(width);
-        float *d = of_normed.data(), *of_gain = parts + share * width, *of_bias = of_gain + shares * width;
+        float *d = of_normed.data(), *of_added = parts + share * width;
+        float *of_gain = of_added + shares * width, *of_bias = of_gain + shares * width;
         for (i64 row = rows * share / shares; row < rows * (share + 1) / shares; ++row) {
-            const F *g = of_out + row / over * width, *a = x + row * width;
+            const F* g = of_out + row / over * width;
+            const Linear at{x + row * width, added};
             F* out = of_x + row * width;
             const float m = mean[row], s = scale[row];
             Sum all, along;
             each(width, [&](i64 i, auto kind) {
                 using T = decltype(kind);
-                const T n = (load<T>(a + i) - m) * s, gains = load<T>(gain + i);
+                const T n = (at(i, kind) - m) * s, gains = load<T>(gain + i);
                 const T of_v = weight * load<T>(g + i) * silu_slope<T>(n * gains + load<T>(bias + i));
-                store(of_gain + i, load<T>(of_gain + i) + of_v * n);
-                store(of_bias + i, load<T>(of_bias + i) + of_v);
+                store<T>(of_gain + i, load<T>(of_gain + i) + of_v * n);
+                store<T>(of_bias + i, load<T>(of_bias + i) + of_v);
                 const T of_n = of_v * gains;
                 store(d + i, of_n);
                 all += of_n;
@@ -172,7 +187,9 @@ void norm_silu_back(const F* of_out, const F* x, const float* gain, const float*
             const float shift = all.total() / width, slope = along.total() * s / width;
             each(width, [=](i64 i, auto kind) {
                 using T = decltype(kind);
-                store(out + i, s * (load<T>(d + i) - shift - (load<T>(a + i) - m) * slope));
+                const T of_both = s * (load<T>(d + i) - shift - (at(i, kind) - m) * slope);
+                store(out + i, of_both);
+                store<T>(of_added + i, load<T>(of_added + i) + of_both);
             });
         }
     }

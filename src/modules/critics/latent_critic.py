@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from modules.world_models.latents import CategoricalLatents, CompactState
-from modules.world_models.layers import MeanNormSiLU, latent_mlp, mlp
+from modules.world_models.layers import MLP, MeanNormSiLU, latent_mlp, mlp
 from modules.world_models.symlog import TwoHot
 
 
@@ -19,7 +19,7 @@ class LatentCritic(nn.Module):
     def __init__(self, state_width: int, latents: CategoricalLatents, width: int) -> None:
         super().__init__()
         self.two_hot = TwoHot()
-        self.agent_encoder = nn.Sequential(
+        self.agent_encoder = MLP(
             latent_mlp(state_width, latents, width, width, 1), MeanNormSiLU(width)
         )
         self.value_head = mlp(width, width, len(self.two_hot.bins), 1)

@@ -1,5 +1,8 @@
 """Building blocks of the world models: multi-layer perceptrons and fusion over agents."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,73 +17,116 @@ from utils.compute import factor_dtype
 SHARES = 32  # of all rows whose gradients of a norm's gain and bias are summed up one beside the other
 
 
-def mlp(input_size: int, width: int, output_size: int, layers: int) -> nn.Sequential:
+def mlp(input_size: int, width: int, output_size: int, layers: int) -> MLP:
     """``layers`` hidden layers of Linear, LayerNorm and SiLU, then a linear output."""
     parts: list[nn.Module] = []
     for _ in range(layers):
-        parts += [nn.Linear(input_size, width), NormSiLU(width)]
+        parts += [Linear(input_size, width), NormSiLU(width)]
         input_size = width
-    return nn.Sequential(*parts, nn.Linear(input_size, output_size))
+    return MLP(*parts, Linear(input_size, output_size))
 
 
 def latent_mlp(
     state_width: int, latents: CategoricalLatents, width: int, output_size: int, layers: int
-) -> nn.Sequential:
+) -> MLP:
     """``mlp`` on a world model's features, or on states by the classes of their latents."""
     first = LatentLinear(state_width, latents, width)
-    return nn.Sequential(first, NormSiLU(width), *mlp(width, width, output_size, layers - 1))
+    return MLP(first, NormSiLU(width), *mlp(width, width, output_size, layers - 1))
+
+
+class MLP(nn.Sequential):
+    """Layers one after the other, on a CPU with the bias of a linear layer added by the norm behind it.
+
+    That is a pass less over what the layer puts out, and another one over the gradients of that.
+    """
+
+    def forward(self, x: Tensor | CompactState) -> Tensor:
+        """What the last layer gives."""
+        if not kernels.serve(x if isinstance(x, Tensor) else x.h):
+            plain: Tensor = super().forward(x)
+            return plain
+        layers = list(self.layers())
+        seen: Any = x
+        added: Tensor | None = None  # to what is seen, by the next layer
+        for layer, behind in zip(layers, (*layers[1:], None), strict=True):
+            if isinstance(layer, NormSiLU):
+                seen, added = layer(seen, added), None
+            elif isinstance(layer, Linear) and isinstance(behind, NormSiLU):
+                seen, added = layer.product(seen), layer.bias
+            else:
+                seen = layer(seen)
+        given: Tensor = seen
+        return given
+
+    def layers(self) -> Iterator[nn.Module]:
+        """All of them, those of an MLP within this one, too."""
+        for layer in self:
+            if isinstance(layer, MLP):
+                yield from layer.layers()
+            else:
+                yield layer
+
+
+class Linear(nn.Linear):
+    """Torch's."""
+
+    def product(self, x: Tensor) -> Tensor:
+        """What it gives (..., outputs), before the bias is added."""
+        return F.linear(x, self.weight)
 
 
 class NormSiLU(nn.LayerNorm):
     """SiLU of a layer norm."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width), on a CPU as its input is in any precision."""
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """Of x (..., width) plus ``added`` (width) -> (..., width), on a CPU as x is in any precision."""
         if kernels.serve(x):
-            activated: Tensor = _NormSiLU.apply(x.unsqueeze(-2), self.weight, self.bias)
-            return activated
-        return F.silu(super().forward(x))
+            return self._by_kernel(x.unsqueeze(-2), added)
+        return F.silu(super().forward(x if added is None else x + added))
+
+    def _by_kernel(self, x: Tensor, added: Tensor | None) -> Tensor:
+        added = torch.zeros_like(self.bias) if added is None else added
+        mean: Tensor = _NormSiLU.apply(x, added, self.weight, self.bias)
+        return mean
 
 
 class MeanNormSiLU(NormSiLU):
     """The mean over all agents of SiLU of a layer norm, of which nothing is kept for each agent."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """(..., n_agents, width) -> (..., width)."""
-        if kernels.serve(x):
-            mean: Tensor = _NormSiLU.apply(x, self.weight, self.bias)
-            return mean
-        return super().forward(x).mean(dim=-2)
+        return self._by_kernel(x, added) if kernels.serve(x) else super().forward(x, added).mean(dim=-2)
 
 
 class _NormSiLU(torch.autograd.Function):
     """The mean (..., width) over rows (..., over, width)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, added: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         x = x.contiguous()
         rows, width = x.numel() // len(gain), len(gain)
         out = x.new_empty(*x.shape[:-2], width)
         statistics = x.new_empty(2, rows, dtype=torch.float32)
         ctx.sizes = (x.shape[-2], SHARES, rows, width)
-        kernels.of(x.dtype).norm_silu(x, gain, bias, out, *statistics, x.shape[-2], rows, width)
-        ctx.save_for_backward(x, gain, bias, statistics)
+        kernels.of(x.dtype).norm_silu(x, added, gain, bias, out, *statistics, x.shape[-2], rows, width)
+        ctx.save_for_backward(x, added, gain, bias, statistics)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, ...]:
-        x, gain, bias, statistics = ctx.saved_tensors
-        of_x, of_norm = torch.empty_like(x), torch.zeros(2, SHARES, len(gain))
-        seen = (of_out.contiguous(), x, gain, bias, *statistics)
-        kernels.of(x.dtype).norm_silu_back(*seen, of_x, of_norm, *ctx.sizes)
-        return of_x, *of_norm.sum(dim=1)
+        x, *weights, statistics = ctx.saved_tensors
+        of_x, of_weights = torch.empty_like(x), torch.zeros(3, SHARES, x.shape[-1])
+        seen = (of_out.contiguous(), x, *weights, *statistics)
+        kernels.of(x.dtype).norm_silu_back(*seen, of_x, of_weights, *ctx.sizes)
+        return of_x, *of_weights.sum(dim=1)
 
 
-class LatentLinear(nn.Linear):
+class LatentLinear(Linear):
     """A linear layer on a world model's features (h, z), or on states by the classes of their latents.
 
-    Each class picks a column of the weights: a product with ones and zeros is mostly one with zeros.
+    Each class picks a column of the weights: a product with ones and zeros is mostly one with zeros. So a
+    column's numbers are next to each other in memory.
 
     Args:
         width: length of h.
@@ -90,29 +136,29 @@ class LatentLinear(nn.Linear):
 
     def __init__(self, width: int, latents: CategoricalLatents, outputs: int) -> None:
         super().__init__(width + latents.size, outputs)
+        self.weight = nn.Parameter(self.weight.detach().T.contiguous().T)
 
     def forward(self, x: Tensor | CompactState) -> Tensor:
         """Features (..., width + latents' size), or states (...) -> (..., outputs)."""
+        return super().forward(x if isinstance(x, Tensor) else x.features)
+
+    def product(self, x: Tensor | CompactState) -> Tensor:
+        """The same on a CPU, before the bias is added."""
         if isinstance(x, Tensor):
-            return super().forward(x)
-        if not kernels.serve(x.h):
-            return super().forward(x.features)
-        h = x.h.to(factor_dtype(x.h))
-        outputs: Tensor = _PickedLinear.apply(h, self.weight, self.bias, x.picked, x.z)
-        return outputs
+            return super().product(x)
+        product: Tensor = _PickedProduct.apply(x.h.to(factor_dtype(x.h)), self.weight, x.picked, x.z)
+        return product
 
 
-class _PickedLinear(torch.autograd.Function):
+class _PickedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, picked: Tensor, z: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, h: Tensor, weight: Tensor, picked: Tensor, z: Tensor | None) -> Tensor:
         rows, picked = h.reshape(-1, h.shape[-1]), picked.contiguous()
-        of_h, of_z = weight.to(h.dtype).tensor_split([h.shape[-1]], dim=1)
-        out = torch.addmm(bias.to(h.dtype), rows, of_h.T)
+        of_h, of_z = weight.T.to(h.dtype).tensor_split([h.shape[-1]])
+        out = rows @ of_h
         ctx.save_for_backward(rows, picked, of_h, of_z)
         sizes = (len(rows), picked.shape[-1], len(weight))
-        kernels.of(h.dtype).add_picked(picked, of_z.T.contiguous(), out, *sizes)
+        kernels.of(h.dtype).add_picked(picked, of_z.contiguous(), out, *sizes)
         return out.view(*h.shape[:-1], len(weight))
 
     @staticmethod
@@ -120,14 +166,16 @@ class _PickedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, picked, of_h, of_z = ctx.saved_tensors
         of_out = gradient.reshape(len(rows), -1)
-        of_table = torch.zeros(of_z.shape[1] // picked.shape[-1], picked.shape[-1], len(of_z))
-        kernels.of(of_out.dtype).add_picked_back(picked, of_out, of_table, len(rows), *of_table.shape)
-        of_weight = torch.cat([(of_out.T @ rows).float(), of_table.flatten(0, 1).T], dim=1)
+        groups, width = picked.shape[-1], of_z.shape[1]
+        of_table = torch.zeros(of_z.shape)
+        sizes = (len(rows), len(of_z) // groups, groups, width)
+        kernels.of(of_out.dtype).add_picked_back(picked, of_out, of_table, *sizes)
+        of_weight = torch.cat([(rows.T @ of_out).float(), of_table]).T
         of_state = [
-            (of_out @ weight).view(*gradient.shape[:-1], -1) if needed else None
-            for weight, needed in ((of_h, ctx.needs_input_grad[0]), (of_z, ctx.needs_input_grad[4]))
+            (of_out @ weight.T).view(*gradient.shape[:-1], -1) if needed else None
+            for weight, needed in ((of_h, ctx.needs_input_grad[0]), (of_z, ctx.needs_input_grad[3]))
         ]
-        return of_state[0], of_weight, of_out.sum(dim=0).float(), None, of_state[1]
+        return of_state[0], of_weight, None, of_state[1]
 
 
 class FusionLayer(nn.Module):

@@ -232,24 +232,24 @@ class Head:
     """Linear, LayerNorm, SiLU, Linear."""
 
     def __init__(self, extent: Extent, weights: Weights) -> None:
-        self.hidden = Linear(extent, weights)
-        self.gain, self.bias = next(weights), next(weights)
+        self.hidden = Linear(extent, weights, bias=False)
+        self.norm = [next(weights) for _ in range(3)]  # what is added before it, gain and bias
         self.out = Linear(extent, weights)
-        self.rows, self.width, self.kernels = extent.rows, len(self.gain), extent.kernels
+        self.rows, self.width, self.kernels = extent.rows, self.out.weight.shape[1], extent.kernels
         self.means, self.scales = (extent.room(extent.rows).unbind() for _ in range(2))
         self.seen = [torch.empty(0)] * extent.steps
-        self.of_norm = torch.zeros(2, SHARES, self.width)  # parts of the gradients of gain and bias
+        self.of_norm = torch.zeros(3, SHARES, self.width)  # parts of the gradients of its weights
 
     def forward(self, t: int) -> Tensor:
         self.seen[t] = self.hidden.forward(t)
         statistics = (self.means[t], self.scales[t])
         sizes = (1, self.rows, self.width)
-        self.kernels.norm_silu(self.seen[t], self.gain, self.bias, self.out.inputs[t], *statistics, *sizes)
+        self.kernels.norm_silu(self.seen[t], *self.norm, self.out.inputs[t], *statistics, *sizes)
         return self.out.forward(t)
 
     def backward(self, t: int) -> Tensor:
         """The gradient of what it reads, from that of its output, which ``out.of_outputs[t]`` has."""
-        seen = (self.seen[t], self.gain, self.bias, self.means[t], self.scales[t])
+        seen = (self.seen[t], *self.norm, self.means[t], self.scales[t])
         sizes = (1, SHARES, self.rows, self.width)
         self.kernels.norm_silu_back(
             self.out.backward(t), *seen, self.hidden.of_outputs[t], self.of_norm, *sizes
