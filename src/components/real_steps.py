@@ -26,7 +26,8 @@ class RealSteps:
 
     def of(self, values: Tensor) -> Tensor:
         """(steps, ...) from ``values`` (batch, T, ...)."""
-        return values[self.episode, self.step]
+        # Half of the time that values[self.episode, self.step] takes, and its gradient isn't sorted first.
+        return values.flatten(0, 1).index_select(0, self.episode * values.shape[1] + self.step)
 
     def padded(self, values: Tensor) -> Tensor:
         """(batch, T, ...) from ``values`` (steps, ...), zeros behind an episode's end."""

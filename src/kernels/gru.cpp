@@ -50,17 +50,22 @@ std::vector<float> laid_out(const float* matrix, i64 by_row, i64 by_column, i64 
     return panels;
 }
 
-// Adds to out (rows, columns) the product of a (rows, inner) with a matrix that was laid out.
-inline void add_product(const float* a, const float* panels, float* out, i64 rows, i64 inner, i64 columns) {
+// out (rows, columns) = the product of a (rows, inner) with a matrix that was laid out, plus rows that are `added`,
+// some numbers apart.
+inline void multiply_rows(const float* a, const float* panels, const float* added, i64 apart, float* out,
+                          i64 rows, i64 inner, i64 columns) {
     float sums[ROWS * PANEL];
     for (i64 column = 0; column < columns; column += PANEL)
         for (i64 first = 0; first < rows; first += ROWS) {
             const i64 few = std::min(ROWS, rows - first);
             sum_up(a + first * inner, inner, panels + column * padded(inner, DEPTH), sums, few, inner);
             for (i64 r = 0; r < few; ++r) {
+                const float *sum = sums + r * PANEL, *more = added + (first + r) * apart + column;
                 float* to = out + (first + r) * columns + column;
-#pragma omp simd
-                for (i64 c = 0; c < std::min(PANEL, columns - column); ++c) to[c] += sums[r * PANEL + c];
+                each(std::min(PANEL, columns - column), [=](i64 c, auto kind) {
+                    using T = decltype(kind);
+                    store<T>(to + c, load<T>(sum + c) + load<T>(more + c));
+                });
             }
         }
 }
@@ -114,12 +119,8 @@ void gru_over_time(const float* x, const float* hidden, const float* w, const fl
                 const i64 number = std::min(block, starts[t + 1] - starts[t] - first), at = starts[t] + first;
                 if (number <= 0) break;
                 const float* before = t ? states + (starts[t - 1] + first) * width : hidden + first * width;
-                for (i64 row = 0; row < number; ++row) {
-                    std::copy_n(b, outputs, by_input + row * outputs);
-                    std::copy_n(c, outputs, by_state + row * outputs);
-                }
-                add_product(x + at * inputs, by_w.data(), by_input, number, inputs, outputs);
-                add_product(before, by_v.data(), by_state, number, width, outputs);
+                multiply_rows(x + at * inputs, by_w.data(), b, 0, by_input, number, inputs, outputs);
+                multiply_rows(before, by_v.data(), c, 0, by_state, number, width, outputs);
                 for (i64 row = 0; row < number; ++row)
                     step(by_input + row * outputs, by_state + row * outputs, before + row * width,
                          states + (at + row) * width, kept ? kept + (at + row) * 4 * width : room, width);
@@ -128,7 +129,7 @@ void gru_over_time(const float* x, const float* hidden, const float* w, const fl
 }
 
 // The gradients of x, of `hidden` and of what inputs and states give to all steps, from those of the states.
-// Those of x and `hidden` must be zero before.
+// Those of `hidden` must be zero before.
 void gru_over_time_back(const float* of_states, const float* hidden, const float* w, const float* v,
                         const float* states, const float* kept, float* of_x, float* of_hidden,
                         float* of_input, float* of_state, const i64* starts, i64 steps, i64 inputs,
@@ -138,7 +139,7 @@ void gru_over_time_back(const float* of_states, const float* hidden, const float
     const std::vector<float> by_v = laid_out(v, width, 1, outputs, width);
 #pragma omp parallel
     {
-        std::vector<float> d(width);
+        std::vector<float> d(width), none(inputs);
 #pragma omp for schedule(dynamic)
         for (i64 first = 0; first < rows; first += block)
             for (i64 t = steps - 1; t >= 0; --t) {
@@ -148,15 +149,14 @@ void gru_over_time_back(const float* of_states, const float* hidden, const float
                 float* back = of_hidden + first * width;
                 for (i64 row = 0; row < number; ++row) {
                     const float* of_row = of_states + (at + row) * width;
-#pragma omp simd
                     for (i64 i = 0; i < width; ++i) d[i] = of_row[i] + back[row * width + i];
                     step_back(d.data(), before + row * width, kept + (at + row) * 4 * width,
                               of_input + (at + row) * outputs, of_state + (at + row) * outputs,
                               back + row * width, width);
                 }
-                add_product(of_state + at * outputs, by_v.data(), back, number, outputs, width);
-                add_product(of_input + at * outputs, by_w.data(), of_x + at * inputs, number, outputs,
-                            inputs);
+                multiply_rows(of_state + at * outputs, by_v.data(), back, width, back, number, outputs, width);
+                multiply_rows(of_input + at * outputs, by_w.data(), none.data(), 0, of_x + at * inputs, number,
+                              outputs, inputs);
             }
     }
 }

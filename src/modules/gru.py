@@ -84,7 +84,7 @@ class _Unrolled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_states: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, w, v, states, gates, starts = ctx.saved_tensors
-        of_x, of_hidden = torch.zeros_like(x), torch.zeros_like(hidden)
+        of_x, of_hidden = torch.empty_like(x), torch.zeros_like(hidden)
         of_input, of_state = (x.new_empty(len(x), len(w)) for _ in range(2))
         given = (of_states.contiguous(), hidden, w, v, states, gates)
         extent = (starts, len(ctx.sizes), *ctx.widths)
