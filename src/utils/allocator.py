@@ -5,6 +5,7 @@ import ctypes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 LARGEST_INT = 2**31 - 1
 LARGEST_HEAP_BLOCK = 2**30  # bytes; larger ones are mapped and given back
+LARGEST_OF_OLDER = 2**25  # that versions take which refuse the above, such as 2.34
 
 
 def keep_freed_memory() -> None:
@@ -15,5 +16,6 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)
+        if not mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK):
+            mallopt(M_MMAP_THRESHOLD, LARGEST_OF_OLDER)
         mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
