@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +30,7 @@ SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 KEPT_IN = Path(__file__).resolve().parents[2] / ".cache" / "kernels"
 
-FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC"]
 # What is not a number must stay so, and sums are taken in the order in which they are written.
 FLAGS += ["-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"]
 if platform.machine() == "x86_64":
@@ -133,18 +134,25 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
 
 def _compiled(options: list[str]) -> Path:
     """The library of this source, these options and this kind of processor."""
-    command = [os.environ.get("CXX", "c++"), *FLAGS, *options, *map(str, SOURCES)]
+    command = [os.environ.get("CXX", "c++"), *FLAGS, *options]
     texts = [file.read_text() for file in (*SOURCES, *HEADERS)]
     of_all = hashlib.sha256("\n".join([*command, *texts, _processor()]).encode()).hexdigest()
     library = KEPT_IN / f"{of_all[:16]}.so"
     if not library.exists():
         KEPT_IN.mkdir(parents=True, exist_ok=True)
         # Moved into its place when it is done: others may compile the same, or look for it.
-        with TemporaryDirectory(dir=KEPT_IN) as folder:
+        with TemporaryDirectory(dir=KEPT_IN) as folder, ThreadPoolExecutor() as pool:
+            objects = [f"{folder}/{source.stem}.o" for source in SOURCES]
+            compiled = (["-c", str(source), "-o", to] for source, to in zip(SOURCES, objects, strict=True))
+            list(pool.map(lambda arguments: _run([*command, *arguments]), compiled))
             new = Path(folder) / library.name
-            subprocess.run([*command, "-o", str(new)], check=True, capture_output=True, text=True)
+            _run([*command, "-shared", *objects, "-o", str(new)])
             new.rename(library)
     return library
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def _processor() -> str:

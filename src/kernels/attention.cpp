@@ -40,7 +40,8 @@ struct Rows {
             Floats lanes[NUMBER] = {};
             for (i64 c = 0; c < whole; c += LANES)
 #pragma GCC unroll 4
-                for (i64 j = 0; j < NUMBER; ++j) lanes[j] += load<Floats>(a + c) * load<Floats>(b + j * b_apart + c);
+                for (i64 j = 0; j < NUMBER; ++j)
+                    lanes[j] += load<Floats>(a + c) * load<Floats>(b + j * b_apart + c);
 #pragma GCC unroll 4
             for (i64 j = 0; j < NUMBER; ++j) {
 #pragma GCC unroll 4
@@ -97,7 +98,7 @@ struct Rows {
 };
 
 // The numbers as floats, in `room` if they aren't.
-inline const float* widened(const F* from, float* room, i64 size) {
+inline const float* widened(const F* from, [[maybe_unused]] float* room, [[maybe_unused]] i64 size) {
 #ifdef ROUNDED
     widen(from, room, size);
     return room;

@@ -50,8 +50,8 @@ std::vector<float> laid_out(const float* matrix, i64 by_row, i64 by_column, i64 
     return panels;
 }
 
-// out (rows, columns) = the product of a (rows, inner) with a matrix that was laid out, plus rows that are `added`,
-// some numbers apart.
+// out (rows, columns) = the product of a (rows, inner) with a matrix that was laid out, plus rows that are
+// `added`, some numbers apart.
 inline void multiply_rows(const float* a, const float* panels, const float* added, i64 apart, float* out,
                           i64 rows, i64 inner, i64 columns) {
     float sums[ROWS * PANEL];
@@ -154,9 +154,10 @@ void gru_over_time_back(const float* of_states, const float* hidden, const float
                               of_input + (at + row) * outputs, of_state + (at + row) * outputs,
                               back + row * width, width);
                 }
-                multiply_rows(of_state + at * outputs, by_v.data(), back, width, back, number, outputs, width);
-                multiply_rows(of_input + at * outputs, by_w.data(), none.data(), 0, of_x + at * inputs, number,
-                              outputs, inputs);
+                multiply_rows(of_state + at * outputs, by_v.data(), back, width, back, number, outputs,
+                              width);
+                multiply_rows(of_input + at * outputs, by_w.data(), none.data(), 0, of_x + at * inputs,
+                              number, outputs, inputs);
             }
     }
 }

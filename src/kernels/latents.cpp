@@ -89,8 +89,10 @@ void draw(const F* logits, const float* uniforms, const float* living, float* pr
             each(groups, [=](i64 g, auto kind) {
                 using T = decltype(kind);
                 const i64 first = row * of.size() + g;
-                const T scale = of.softmax<T>(logits + first, powers), u = load<T>(uniforms + row * groups + g);
-                T sum = {}, number = {}, before = T() + 1.0f;  // of classes whose sum is passed; it was the last one's
+                const T scale = of.softmax<T>(logits + first, powers);
+                const T u = load<T>(uniforms + row * groups + g);
+                T sum = {}, number = {};  // of probabilities so far, of classes that u is beyond
+                T before = T() + 1.0f;  // 1 if it is beyond the class before
                 for (i64 c = 0; c < classes; ++c) {
                     const T p = of.least() + scale * load<T>(powers + c * LANES);
                     store(probs + first + c * groups, p);
@@ -140,7 +142,8 @@ void draw_back(const F* of_drawn, const F* also, const float* of_probs, const fl
 
 // KL (rows) between probabilities and those that `logits` give, both (rows, classes, groups), in nats, summed
 // over the groups.
-void kl(const float* probs, const F* logits, float* divergence, float mix, i64 rows, i64 classes, i64 groups) {
+void kl(const float* probs, const F* logits, float* divergence, float mix, i64 rows, i64 classes,
+        i64 groups) {
     const Distribution of{mix, classes, groups};
 #pragma omp parallel
     {

@@ -1,7 +1,7 @@
 // Layer norms, and SiLU, in one pass over their rows, where torch would make several.
 //
-// Matrices lie row by row without gaps. Rows are shared among OpenMP's threads, always in the same way, so that
-// the same call gives the same bits. `..._back` has the gradients.
+// Matrices lie row by row without gaps. Rows are shared among OpenMP's threads, always in the same way, so
+// that the same call gives the same bits. `..._back` has the gradients.
 
 #include "numbers.h"
 
@@ -26,8 +26,8 @@ inline T silu_slope(T x) {
     return x < -88.0f ? 0.0f : share * (1.0f + x * (1.0f - share));
 }
 
-// What a layer norm of `width` numbers, at(i, T()) from i on, takes off, and what it multiplies by. They are summed
-// up less the first one, as the squares of numbers far from zero would leave nothing of their variance.
+// What a layer norm of `width` numbers, at(i, T()) from i on, takes off, and what it multiplies by. They are
+// summed up less the first one, as the squares of numbers far from zero would leave nothing of their variance.
 template <typename At>
 inline void norm_statistics(At at, i64 width, float& mean, float& scale) {
     const float first = at(0, 0.0f);

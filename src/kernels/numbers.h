@@ -1,5 +1,5 @@
-// Numbers as kernels see them: LANES at once, as many as a vector register has, or one by one, what is left. T is
-// Floats or float; all is calculated in float.
+// Numbers as kernels see them: LANES at once, as many as a vector register has, or one by one, what is left. T
+// is Floats or float; all is calculated in float.
 //
 // F is the type of what products read and give: float, or bfloat16 where it is compiled with -DROUNDED.
 
@@ -91,7 +91,8 @@ inline void store(F* to, T x) {
         const auto rounded = bits_of<__m256i>(_mm512_cvtneps_pbh(bits_of<__m512>(x)));
 #else
         const auto bits = bits_of<Unsigned>(x);
-        const Unsigned nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, words = x != x ? 0x7fc0u : nearest;
+        const Unsigned nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        const Unsigned words = x != x ? 0x7fc0u : nearest;
 #ifdef __AVX512F__
         const auto rounded = _mm512_cvtepi32_epi16(bits_of<__m512i>(words));
 #else
@@ -105,7 +106,8 @@ inline void store(F* to, T x) {
 using F = float;
 #endif
 
-// Calls work(i, T()) for all i below `size`: LANES of them at once as long as there are so many, then one by one.
+// Calls work(i, T()) for all i below `size`: LANES of them at once as long as there are so many, then one by
+// one.
 template <typename Work>
 inline __attribute__((always_inline)) void each(i64 size, Work work) {
     i64 i = 0;
@@ -140,8 +142,8 @@ inline void widen(const F* from, float* to, i64 size) {
     each(size, [=](i64 i, auto kind) { store(to + i, load<decltype(kind)>(from + i)); });
 }
 
-// e^x to 1e-7 of itself, zero below e^-87, at most e^88: a power of two, and a polynomial (Cephes' expf) for what
-// is left.
+// e^x to 1e-7 of itself, zero below e^-87, at most e^88: a power of two, and a polynomial (Cephes' expf) for
+// what is left.
 template <typename T>
 inline T exponential(T x) {
     // A sum with it is rounded to an integer, whose last bits are those of a float's exponent.

@@ -86,7 +86,8 @@ inline void lay_out_panels(const float* matrix, i64 by_row, i64 by_column, T* pa
 // Sums (ROWS, PANEL) of the products of rows (stride) with a panel; behind the last row it is taken again. By
 // itself, so that the compiler gives all registers to the sums.
 template <typename T>
-__attribute__((noinline)) void sum_up(const T* a, i64 stride, const T* panel, float* sums, i64 rows, i64 inner) {
+__attribute__((noinline)) void sum_up(const T* a, i64 stride, const T* panel, float* sums, i64 rows,
+                                      i64 inner) {
     using W = Words<T>;
     constexpr i64 NUMBERS = sizeof(typename W::One) / sizeof(T);
     const T* row[ROWS];

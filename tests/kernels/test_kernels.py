@@ -55,12 +55,12 @@ def both_ways(function, *inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 @needs_kernels
 @pytest.mark.parametrize("factors", FACTORS)
-@given(rows=sizes, width=st.integers(8, 70))
+@given(rows=sizes, width=st.integers(8, 70), offset=st.sampled_from([1, 200]))
 @settings(max_examples=25, deadline=None)
-def test_norm_with_silu(factors: torch.dtype, rows: int, width: int) -> None:
+def test_norm_with_silu(factors: torch.dtype, rows: int, width: int, offset: float) -> None:
     torch.manual_seed(rows)
     layer = NormSiLU(width)
-    x, added, gain, bias = 3 * torch.randn(rows, width) + 1, *torch.randn(3, width)
+    x, added, gain, bias = 3 * torch.randn(rows, width) + offset, *torch.randn(3, width)
 
     def call(x: Tensor, added: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         parameters = {"weight": gain, "bias": bias}
