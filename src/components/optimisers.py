@@ -35,6 +35,17 @@ class Adam(Eager, torch.optim.Adam):
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken, however its tensors lie in memory.
+
+        On a CPU the fused step goes over weights and moments as they lie, and takes it that they do so alike.
+        """
+        super().load_state_dict(state)
+        for weight, moments in self.state.items():
+            for name, moment in moments.items():
+                if moment.shape == weight.shape:
+                    moments[name] = torch.empty_like(weight).copy_(moment)
+
 
 class MuonAdam:
     """Muon for the matrices behind a network's input layer, Adam for all else: that layer, biases, norms,

@@ -5,7 +5,7 @@ import ctypes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 LARGEST_INT = 2**31 - 1
 LARGEST_HEAP_BLOCK = 2**30  # bytes; larger ones are mapped and given back
-LARGEST_OF_OLDER = 2**25  # that versions take which refuse the above, such as 2.34
+LARGEST_OF_OLDER = 2**25  # that older versions take, which refuse more
 
 
 def keep_freed_memory() -> None:

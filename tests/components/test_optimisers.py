@@ -7,7 +7,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from components.optimisers import BatchedMuon, MuonAdam, orthogonalised
+from components.optimisers import Adam, BatchedMuon, MuonAdam, orthogonalised
 
 
 def make_network() -> nn.Module:
@@ -69,6 +69,18 @@ def test_it_continues_where_its_state_was_taken() -> None:
     resumed = MuonAdam(twin, lr=1e-2, muon_lr=1e-2, eps=1e-5, input_layer=twin[0])
     resumed.load_state_dict(saved)
     assert all(torch.equal(a, b) for a, b in zip(expected, steps(twin, resumed, 3), strict=True))
+
+
+def test_adam_continues_with_moments_that_lie_otherwise_in_memory() -> None:
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.ones(6, 4).T), nn.Parameter(torch.ones(4, 6))]
+    optimisers = [Adam([weight], lr=0.1, fused=True) for weight in weights]
+    for gradient in torch.randn(4, 4, 6):
+        for weight, optimiser in zip(weights, optimisers, strict=True):
+            weight.grad = torch.empty_like(weight).copy_(gradient)
+            optimiser.step()
+        optimisers[0].load_state_dict(copy.deepcopy(optimisers[1].state_dict()))
+    assert torch.equal(*weights)
 
 
 def test_matrices_of_one_shape_move_together_as_each_would_alone() -> None:
