@@ -18,5 +18,5 @@ needs_kernels = pytest.mark.skipif(
 def torch_alone() -> Iterator[None]:
     """Within it there are no kernels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "available", lambda: False)
+        patch.setattr(kernels, "available", lambda *_: False)
         yield

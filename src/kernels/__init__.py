@@ -65,10 +65,10 @@ Kernels = SimpleNamespace  # of functions with the names and arguments that they
 
 
 @cache
-def available() -> bool:
+def available(factors: torch.dtype = torch.float32) -> bool:
     """Whether there are kernels on this machine; a warning says why if there are none."""
     try:
-        of(torch.float32)
+        of(factors)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         log.warning(
@@ -84,7 +84,7 @@ def available() -> bool:
 def serve(x: Tensor) -> bool:
     """Whether kernels can take ``x``, made by a product or to be its factor."""
     known = x.dtype in (torch.float32, torch.bfloat16)
-    return known and x.device.type == "cpu" and not torch.compiler.is_compiling() and available()
+    return known and x.device.type == "cpu" and not torch.compiler.is_compiling() and available(x.dtype)
 
 
 @cache

@@ -74,7 +74,7 @@ inline void multiply_rows(const float* a, const float* panels, const float* adde
 // steps, more for who is done.
 inline i64 block_of(i64 rows) {
     const i64 blocks = 2 * omp_get_max_threads(), share = (rows + blocks - 1) / blocks;
-    return std::min(MOST_ROWS, (share + ROWS - 1) / ROWS * ROWS);
+    return std::clamp((share + ROWS - 1) / ROWS * ROWS, ROWS, MOST_ROWS);
 }
 
 }  // namespace

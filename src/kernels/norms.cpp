@@ -39,7 +39,7 @@ inline void norm_statistics(At at, i64 width, float& mean, float& scale) {
     });
     const float m = sum.total() / width, variance = squares.total() / width - m * m;
     mean = first + m;
-    scale = 1.0f / std::sqrt((variance > 0 ? variance : 0.0f) + EPSILON);
+    scale = 1.0f / std::sqrt((variance < 0 ? 0.0f : variance) + EPSILON);
 }
 
 // Numbers that a product gave, and the bias that is added to them.

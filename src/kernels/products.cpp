@@ -7,7 +7,7 @@
 #include <atomic>
 #include <omp.h>
 
-#if defined(ROUNDED) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(ROUNDED) && defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
 #define TILES
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,12 +15,13 @@
 
 namespace {
 
-constexpr i64 GROUP = 160;  // rows, at most, that are multiplied by a panel while it is in the cache
+constexpr i64 GROUP = 160;  // rows, about, that are multiplied by a panel while it is in the cache
 constexpr i64 TILED = 32;  // rows that are summed up in tiles
 
 #ifdef TILES
 
 constexpr i64 SIDE = PANEL / 2;  // of a tile of sums
+static_assert(SIDE == 16 && DEPTH == 32, "a tile's");
 
 struct Tiling {
     std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -38,7 +39,8 @@ const bool tiles_allowed = [] {
 struct Tiled {
     const bool used;
     explicit Tiled(bool wanted) : used(wanted) {
-        const Tiling tiling;
+        // Static, as compilers don't see that the numbers are read, and leave out those of a local one.
+        static constexpr Tiling tiling;
         if (used) _tile_loadconfig(&tiling);
     }
     ~Tiled() {

@@ -5,7 +5,7 @@ from torch import Tensor
 
 import kernels
 
-PANEL = DEPTH = 32  # as panels.h has them
+PANEL = DEPTH = 32  # the most that panels.h has
 
 
 class Matrix:

@@ -131,6 +131,10 @@ def test_what_is_not_a_number_stays_so() -> None:
     for factors in FACTORS:
         x = torch.full((2, 20), torch.nan).to(factors)
         assert NormSiLU(20)(x).isnan().all()
+        for i in (0, 1, 19):  # nor is the norm of a row with an infinite one
+            row = torch.zeros(1, 20, dtype=factors)
+            row[0, i] = torch.inf
+            assert NormSiLU(20)(row).isnan().all()
         latents = CategoricalLatents(groups=4, classes=5, uniform_mix=0.01)
         assert latents.balanced_kl(latents.probs(torch.zeros(2, 20)), x, 0.5).isnan().all()
     assert GRU(20, 3)(torch.full((4, 20), torch.nan), torch.zeros(2, 3), [2, 2]).isnan().all()

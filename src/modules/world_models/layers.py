@@ -125,8 +125,8 @@ class _NormSiLU(torch.autograd.Function):
 class LatentLinear(Linear):
     """A linear layer on a world model's features (h, z), or on states by the classes of their latents.
 
-    Each class picks a column of the weights: a product with ones and zeros is mostly one with zeros. So a
-    column's numbers are next to each other in memory.
+    Within an ``MLP`` each class picks a column of the weights: a product with ones and zeros is mostly one
+    with zeros. So a column's numbers are next to each other in memory.
 
     Args:
         width: length of h.
@@ -165,14 +165,14 @@ class _PickedProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, picked, of_h, of_z = ctx.saved_tensors
-        of_out = gradient.reshape(len(rows), -1)
         groups, width = picked.shape[-1], of_z.shape[1]
+        of_out = gradient.reshape(len(rows), width).contiguous()
         of_table = torch.zeros(of_z.shape)
         sizes = (len(rows), len(of_z) // groups, groups, width)
         kernels.of(of_out.dtype).add_picked_back(picked, of_out, of_table, *sizes)
         of_weight = torch.cat([(rows.T @ of_out).float(), of_table]).T
         of_state = [
-            (of_out @ weight.T).view(*gradient.shape[:-1], -1) if needed else None
+            (of_out @ weight.T).view(*gradient.shape[:-1], len(weight)) if needed else None
             for weight, needed in ((of_h, ctx.needs_input_grad[0]), (of_z, ctx.needs_input_grad[3]))
         ]
         return of_state[0], of_weight, None, of_state[1]
