@@ -84,7 +84,9 @@ def available(factors: torch.dtype = torch.float32) -> bool:
 def serve(x: Tensor) -> bool:
     """Whether kernels can take ``x``, made by a product or to be its factor."""
     known = x.dtype in (torch.float32, torch.bfloat16)
-    return known and x.device.type == "cpu" and not torch.compiler.is_compiling() and available(x.dtype)
+    if not known or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return available() and (x.dtype == torch.float32 or available(x.dtype))
 
 
 @cache
@@ -143,8 +145,7 @@ def _compiled(options: list[str]) -> Path:
         # Moved into its place when it is done: others may compile the same, or look for it.
         with TemporaryDirectory(dir=KEPT_IN) as folder, ThreadPoolExecutor() as pool:
             objects = [f"{folder}/{source.stem}.o" for source in SOURCES]
-            compiled = (["-c", str(source), "-o", to] for source, to in zip(SOURCES, objects, strict=True))
-            list(pool.map(lambda arguments: _run([*command, *arguments]), compiled))
+            list(pool.map(lambda source, to: _run([*command, "-c", str(source), "-o", to]), SOURCES, objects))
             new = Path(folder) / library.name
             _run([*command, "-shared", *objects, "-o", str(new)])
             new.rename(library)

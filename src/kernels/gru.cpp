@@ -51,22 +51,16 @@ std::vector<float> laid_out(const float* matrix, i64 by_row, i64 by_column, i64 
 }
 
 // out (rows, columns) = the product of a (rows, inner) with a matrix that was laid out, plus rows that are
-// `added`, some numbers apart.
+// `added`, some numbers apart, if they aren't null.
 inline void multiply_rows(const float* a, const float* panels, const float* added, i64 apart, float* out,
                           i64 rows, i64 inner, i64 columns) {
     float sums[ROWS * PANEL];
     for (i64 column = 0; column < columns; column += PANEL)
         for (i64 first = 0; first < rows; first += ROWS) {
-            const i64 few = std::min(ROWS, rows - first);
+            const i64 few = std::min(ROWS, rows - first), number = std::min(PANEL, columns - column);
             sum_up(a + first * inner, inner, panels + column * padded(inner, DEPTH), sums, few, inner);
-            for (i64 r = 0; r < few; ++r) {
-                const float *sum = sums + r * PANEL, *more = added + (first + r) * apart + column;
-                float* to = out + (first + r) * columns + column;
-                each(std::min(PANEL, columns - column), [=](i64 c, auto kind) {
-                    using T = decltype(kind);
-                    store<T>(to + c, load<T>(sum + c) + load<T>(more + c));
-                });
-            }
+            const float* more = added ? added + first * apart + column : added;
+            write_sums(sums, more, apart, out + first * columns + column, columns, few, number);
         }
 }
 
@@ -139,7 +133,7 @@ void gru_over_time_back(const float* of_states, const float* hidden, const float
     const std::vector<float> by_v = laid_out(v, width, 1, outputs, width);
 #pragma omp parallel
     {
-        std::vector<float> d(width), none(inputs);
+        std::vector<float> d(width);
 #pragma omp for schedule(dynamic)
         for (i64 first = 0; first < rows; first += block)
             for (i64 t = steps - 1; t >= 0; --t) {
@@ -156,8 +150,8 @@ void gru_over_time_back(const float* of_states, const float* hidden, const float
                 }
                 multiply_rows(of_state + at * outputs, by_v.data(), back, width, back, number, outputs,
                               width);
-                multiply_rows(of_input + at * outputs, by_w.data(), none.data(), 0, of_x + at * inputs,
-                              number, outputs, inputs);
+                multiply_rows(of_input + at * outputs, by_w.data(), nullptr, 0, of_x + at * inputs, number,
+                              outputs, inputs);
             }
     }
 }

@@ -41,6 +41,17 @@ struct Distribution {
     i64 size() const { return classes * groups; }
     float least() const { return mix / classes; }
 
+    // Calls work(row, room) for all rows, with some times as much room as softmax fills.
+    template <typename Work>
+    void each_row(i64 rows, i64 times, Work work) const {
+#pragma omp parallel
+        {
+            std::vector<float> room(times * classes * LANES);
+#pragma omp for schedule(static)
+            for (i64 row = 0; row < rows; ++row) work(row, room.data());
+        }
+    }
+
     // Writes numbers in proportion to what softmax makes of logits, LANES of a class apart; gives what makes
     // them that, less what is mixed in.
     template <typename T>
@@ -79,37 +90,31 @@ extern "C" {
 void draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn,
           std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
     const Distribution of{mix, classes, groups};
-#pragma omp parallel
-    {
-        std::vector<float> scratch(classes * LANES);
-        float* powers = scratch.data();
-#pragma omp for schedule(static)
-        for (i64 row = 0; row < rows; ++row) {
-            const float alive = living[row];
-            each(groups, [=](i64 g, auto kind) {
-                using T = decltype(kind);
-                const i64 first = row * of.size() + g;
-                const T scale = of.softmax<T>(logits + first, powers);
-                const T u = load<T>(uniforms + row * groups + g);
-                T sum = {}, number = {};  // of probabilities so far, of classes that u is beyond
-                T before = T() + 1.0f;  // 1 if it is beyond the class before
-                for (i64 c = 0; c < classes; ++c) {
-                    const T p = of.least() + scale * load<T>(powers + c * LANES);
-                    store(probs + first + c * groups, p);
-                    sum += p;
-                    // Rounding can leave the sum of all below the uniform number.
-                    const T passed = c + 1 < classes ? (sum <= u ? T() + 1.0f : T()) : T();
-                    store<T>(drawn + first + c * groups, (before - passed) * alive);
-                    before = passed;
-                    number += passed;
-                }
-                float numbers[LANES];
-                store(numbers, number);
-                for (i64 l = 0; l < static_cast<i64>(sizeof(T) / sizeof(float)); ++l)
-                    picked[row * groups + g + l] = static_cast<std::int16_t>(alive > 0 ? numbers[l] : -1.0f);
-            });
-        }
-    }
+    of.each_row(rows, 1, [=](i64 row, float* powers) {
+        const float alive = living[row];
+        each(groups, [=](i64 g, auto kind) {
+            using T = decltype(kind);
+            const i64 first = row * of.size() + g;
+            const T scale = of.softmax<T>(logits + first, powers);
+            const T u = load<T>(uniforms + row * groups + g);
+            T sum = {}, number = {};  // of probabilities so far, of classes that u is beyond
+            T before = T() + 1.0f;  // 1 if it is beyond the class before
+            for (i64 c = 0; c < classes; ++c) {
+                const T p = of.least() + scale * load<T>(powers + c * LANES);
+                store(probs + first + c * groups, p);
+                sum += p;
+                // Rounding can leave the sum of all below the uniform number.
+                const T passed = c + 1 < classes ? (sum <= u ? T() + 1.0f : T()) : T();
+                store<T>(drawn + first + c * groups, (before - passed) * alive);
+                before = passed;
+                number += passed;
+            }
+            float numbers[LANES];
+            store(numbers, number);
+            for (i64 l = 0; l < static_cast<i64>(sizeof(T) / sizeof(float)); ++l)
+                picked[row * groups + g + l] = static_cast<std::int16_t>(alive > 0 ? numbers[l] : -1.0f);
+        });
+    });
 }
 
 // The gradient of logits from that of the probabilities, and from that of the draw, straight through it. The
@@ -117,27 +122,21 @@ void draw(const F* logits, const float* uniforms, const float* living, float* pr
 void draw_back(const F* of_drawn, const F* also, const float* of_probs, const float* probs,
                const float* living, F* of_logits, float mix, i64 rows, i64 classes, i64 groups) {
     const Distribution of{mix, classes, groups};
-#pragma omp parallel
-    {
-        std::vector<float> scratch(classes * LANES);
-        float* d = scratch.data();
-#pragma omp for schedule(static)
-        for (i64 row = 0; row < rows; ++row) {
-            const float alive = living[row];
-            each(groups, [=](i64 g, auto kind) {
-                using T = decltype(kind);
-                const i64 first = row * of.size() + g;
-                for (i64 c = 0; c < classes; ++c) {
-                    const i64 i = first + c * groups;
-                    T of_both = load<T>(of_drawn + i);
-                    if (also) of_both += load<T>(also + i);
-                    store<T>(d + c * LANES, load<T>(of_probs + i) + alive * of_both);
-                }
-                of.softmax_back<T>([=](i64 c) { return load<T>(probs + first + c * groups); },
-                                   [=](i64 c) { return load<T>(d + c * LANES); }, of_logits + first);
-            });
-        }
-    }
+    of.each_row(rows, 1, [=](i64 row, float* d) {
+        const float alive = living[row];
+        each(groups, [=](i64 g, auto kind) {
+            using T = decltype(kind);
+            const i64 first = row * of.size() + g;
+            for (i64 c = 0; c < classes; ++c) {
+                const i64 i = first + c * groups;
+                T of_both = load<T>(of_drawn + i);
+                if (also) of_both += load<T>(also + i);
+                store<T>(d + c * LANES, load<T>(of_probs + i) + alive * of_both);
+            }
+            of.softmax_back<T>([=](i64 c) { return load<T>(probs + first + c * groups); },
+                               [=](i64 c) { return load<T>(d + c * LANES); }, of_logits + first);
+        });
+    });
 }
 
 // KL (rows) between probabilities and those that `logits` give, both (rows, classes, groups), in nats, summed
@@ -145,57 +144,46 @@ void draw_back(const F* of_drawn, const F* also, const float* of_probs, const fl
 void kl(const float* probs, const F* logits, float* divergence, float mix, i64 rows, i64 classes,
         i64 groups) {
     const Distribution of{mix, classes, groups};
-#pragma omp parallel
-    {
-        std::vector<float> scratch(classes * LANES);
-        float* powers = scratch.data();
-#pragma omp for schedule(static)
-        for (i64 row = 0; row < rows; ++row) {
-            Sum sum;
-            each(groups, [&](i64 g, auto kind) {
-                using T = decltype(kind);
-                const i64 first = row * of.size() + g;
-                const T scale = of.softmax<T>(logits + first, powers);
-                for (i64 c = 0; c < classes; ++c) {
-                    const T p = at_least(load<T>(probs + first + c * groups), TINY);
-                    const T q = at_least<T>(of.least() + scale * load<T>(powers + c * LANES), TINY);
-                    sum += p * logarithm<T>(p / q);
-                }
-            });
-            divergence[row] = sum.total();
-        }
-    }
+    of.each_row(rows, 1, [=](i64 row, float* powers) {
+        Sum sum;
+        each(groups, [&](i64 g, auto kind) {
+            using T = decltype(kind);
+            const i64 first = row * of.size() + g;
+            const T scale = of.softmax<T>(logits + first, powers);
+            for (i64 c = 0; c < classes; ++c) {
+                const T p = at_least(load<T>(probs + first + c * groups), TINY);
+                const T q = at_least<T>(of.least() + scale * load<T>(powers + c * LANES), TINY);
+                sum += p * logarithm<T>(p / q);
+            }
+        });
+        divergence[row] = sum.total();
+    });
 }
 
 // Gradients of probabilities, times 1 - share, and of logits, times share.
 void kl_back(const float* of_divergence, const float* probs, const F* logits, float* of_probs, F* of_logits,
              float mix, float share, i64 rows, i64 classes, i64 groups) {
     const Distribution of{mix, classes, groups};
-#pragma omp parallel
-    {
-        std::vector<float> scratch(2 * classes * LANES);
-        float *q = scratch.data(), *of_q = q + classes * LANES;
-#pragma omp for schedule(static)
-        for (i64 row = 0; row < rows; ++row) {
-            const float of_p = (1.0f - share) * of_divergence[row], of_ratio = -share * of_divergence[row];
-            each(groups, [=](i64 g, auto kind) {
-                using T = decltype(kind);
-                const i64 first = row * of.size() + g;
-                const T scale = of.softmax<T>(logits + first, q);
-                for (i64 c = 0; c < classes; ++c) {
-                    const T x = load<T>(probs + first + c * groups);
-                    const T y = of.least() + scale * load<T>(q + c * LANES);
-                    const T ratio = at_least(x, TINY) / at_least(y, TINY);
-                    store(q + c * LANES, y);
-                    store<T>(of_q + c * LANES, y < TINY ? T() : of_ratio * ratio);
-                    store<T>(of_probs + first + c * groups,
-                             x < TINY ? T() : of_p * (logarithm(ratio) + 1.0f));
-                }
-                of.softmax_back<T>([=](i64 c) { return load<T>(q + c * LANES); },
-                                   [=](i64 c) { return load<T>(of_q + c * LANES); }, of_logits + first);
-            });
-        }
-    }
+    of.each_row(rows, 2, [=](i64 row, float* q) {
+        float* of_q = q + classes * LANES;
+        const float of_p = (1.0f - share) * of_divergence[row], of_ratio = -share * of_divergence[row];
+        each(groups, [=](i64 g, auto kind) {
+            using T = decltype(kind);
+            const i64 first = row * of.size() + g;
+            const T scale = of.softmax<T>(logits + first, q);
+            for (i64 c = 0; c < classes; ++c) {
+                const T x = load<T>(probs + first + c * groups);
+                const T y = of.least() + scale * load<T>(q + c * LANES);
+                const T ratio = at_least(x, TINY) / at_least(y, TINY);
+                store(q + c * LANES, y);
+                store<T>(of_q + c * LANES, y < TINY ? T() : of_ratio * ratio);
+                store<T>(of_probs + first + c * groups,
+                         x < TINY ? T() : of_p * (logarithm(ratio) + 1.0f));
+            }
+            of.softmax_back<T>([=](i64 c) { return load<T>(q + c * LANES); },
+                               [=](i64 c) { return load<T>(of_q + c * LANES); }, of_logits + first);
+        });
+    });
 }
 
 }  // extern "C"

@@ -42,6 +42,15 @@ inline void norm_statistics(At at, i64 width, float& mean, float& scale) {
     scale = 1.0f / std::sqrt((variance < 0 ? 0.0f : variance) + EPSILON);
 }
 
+// `each`, shared among threads.
+template <typename Work>
+inline void each_in_parts(i64 size, Work work) {
+    constexpr i64 PART = 1024;
+#pragma omp parallel for schedule(static)
+    for (i64 part = 0; part < size; part += PART)
+        each(std::min(PART, size - part), [=](i64 i, auto kind) { work(part + i, kind); });
+}
+
 // Numbers that a product gave, and the bias that is added to them.
 struct Linear {
     const F* products;
@@ -196,20 +205,14 @@ void norm_silu_back(const F* of_out, const F* x, const float* added, const float
 }
 
 void silu(const F* x, F* out, i64 size) {
-#pragma omp parallel for schedule(static)
-    for (i64 part = 0; part < size; part += 1024)
-        each(std::min<i64>(1024, size - part), [=](i64 i, auto kind) {
-            store(out + part + i, silu_of(load<decltype(kind)>(x + part + i)));
-        });
+    each_in_parts(size, [=](i64 i, auto kind) { store(out + i, silu_of(load<decltype(kind)>(x + i))); });
 }
 
 void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
-#pragma omp parallel for schedule(static)
-    for (i64 part = 0; part < size; part += 1024)
-        each(std::min<i64>(1024, size - part), [=](i64 i, auto kind) {
-            using T = decltype(kind);
-            store(of_x + part + i, load<T>(of_out + part + i) * silu_slope(load<T>(x + part + i)));
-        });
+    each_in_parts(size, [=](i64 i, auto kind) {
+        using T = decltype(kind);
+        store<T>(of_x + i, load<T>(of_out + i) * silu_slope(load<T>(x + i)));
+    });
 }
 
 }  // extern "C"

@@ -108,3 +108,19 @@ __attribute__((noinline)) void sum_up(const T* a, i64 stride, const T* panel, fl
     if (whole < inner) add(whole, W::last_at);
     std::memcpy(sums, sum, sizeof sum);
 }
+
+// Writes some columns of sums (rows, PANEL), plus rows that are `added` if they aren't null, to rows of `out`;
+// both are some numbers apart.
+template <typename N>
+inline void write_sums(const float* sums, const float* added, i64 added_apart, N* out, i64 out_apart, i64 rows,
+                       i64 columns) {
+    static const float none[PANEL] = {};
+    for (i64 r = 0; r < rows; ++r) {
+        const float *sum = sums + r * PANEL, *more = added ? added + r * added_apart : none;
+        N* to = out + r * out_apart;
+        each(columns, [=](i64 c, auto kind) {
+            using T = decltype(kind);
+            store<T>(to + c, load<T>(sum + c) + load<T>(more + c));
+        });
+    }
+}

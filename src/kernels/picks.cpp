@@ -38,30 +38,30 @@ inline void add_sums(const Floats (&sum)[2], N* out) {
     store<Floats>(out + LANES, load<Floats>(out + LANES) + right);
 }
 
-// Adds to NUMBER * SOME columns of `out` those of the rows of a table that the classes of all groups pick.
-template <i64 NUMBER>
-inline void add_columns(const std::int16_t* classes, const F* table, i64 groups, i64 width, F* out) {
+// Adds to NUMBER * SOME numbers those of all rows that `visit` gives.
+template <i64 NUMBER, typename N, typename Visit>
+inline void add_columns(N* out, Visit visit) {
     Floats sum[NUMBER][2] = {};
-    for (i64 g = 0; g < groups; ++g) {
-        if (classes[g] < 0) continue;
-        const F* entry = table + (classes[g] * groups + g) * width;
+    visit([&](const F* row) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-        for (i64 n = 0; n < NUMBER; ++n) add_some(entry + n * SOME, sum[n]);
-    }
+        for (i64 n = 0; n < NUMBER; ++n) add_some(row + n * SOME, sum[n]);
+    });
 #pragma GCC unroll 4
     for (i64 n = 0; n < NUMBER; ++n) add_sums(sum[n], out + n * SOME);
 }
 
-// Adds to NUMBER * SOME columns of `out` those of the rows that are linked to the newest one, each to the one
-// before it.
-template <i64 NUMBER>
-inline void add_linked(const i64* before, i64 newest, const F* rows, i64 width, float* out) {
-    Floats sum[NUMBER][2] = {};
-    for (i64 row = newest; row >= 0; row = before[row])
-#pragma GCC unroll 4
-        for (i64 n = 0; n < NUMBER; ++n) add_some(rows + row * width + n * SOME, sum[n]);
-#pragma GCC unroll 4
-    for (i64 n = 0; n < NUMBER; ++n) add_sums(sum[n], out + n * SOME);
+// Adds to `out` (width) all rows that visit(column, give) gives from a column on.
+template <typename N, typename Visit>
+inline void add_rows(N* out, i64 width, Visit visit) {
+    i64 column = 0;
+    auto from_here = [&](auto give) { visit(column, give); };
+    for (; column + MANY * SOME <= width; column += MANY * SOME) add_columns<MANY>(out + column, from_here);
+    for (; column + SOME <= width; column += SOME) add_columns<1>(out + column, from_here);
+    for (; column < width; ++column) {
+        float sum = load<float>(out + column);
+        from_here([&](const F* row) { sum += load<float>(row); });
+        store(out + column, sum);
+    }
 }
 
 }  // namespace
@@ -74,17 +74,11 @@ void add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i6
 #pragma omp parallel for schedule(static)
     for (i64 row = 0; row < rows; ++row) {
         const std::int16_t* classes = picked + row * groups;
-        F* to = out + row * width;
-        i64 i = 0;
-        for (; i + MANY * SOME <= width; i += MANY * SOME)
-            add_columns<MANY>(classes, table + i, groups, width, to + i);
-        for (; i + SOME <= width; i += SOME) add_columns<1>(classes, table + i, groups, width, to + i);
-        for (; i < width; ++i) {
-            float sum = load<float>(to + i);
+        add_rows(out + row * width, width, [=](i64 column, auto give) {
+            const F* from = table + column;
             for (i64 g = 0; g < groups; ++g)
-                if (classes[g] >= 0) sum += load<float>(table + (classes[g] * groups + g) * width + i);
-            store(to + i, sum);
-        }
+                if (classes[g] >= 0) give(from + (classes[g] * groups + g) * width);
+        });
     }
 }
 
@@ -107,16 +101,12 @@ void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_tabl
                     if (c >= 0) before[row] = std::exchange(all_newest[c], row);
                 }
                 for (i64 c = 0; c < classes; ++c) {
-                    const i64 newest = all_newest[c];
-                    float* entry = of_table + (c * groups + g) * width;
-                    i64 i = newest >= 0 ? 0 : width;
-                    for (; i + MANY * SOME <= width; i += MANY * SOME)
-                        add_linked<MANY>(before.data(), newest, of_block + i, width, entry + i);
-                    for (; i + SOME <= width; i += SOME)
-                        add_linked<1>(before.data(), newest, of_block + i, width, entry + i);
-                    for (; i < width; ++i)
-                        for (i64 row = newest; row >= 0; row = before[row])
-                            entry[i] += load<float>(of_block + row * width + i);
+                    const i64 newest = all_newest[c], *next = before.data();
+                    if (newest < 0) continue;
+                    add_rows(of_table + (c * groups + g) * width, width, [=](i64 column, auto give) {
+                        const F* from = of_block + column;
+                        for (i64 row = newest; row >= 0; row = next[row]) give(from + row * width);
+                    });
                 }
             }
         }

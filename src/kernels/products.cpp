@@ -92,17 +92,6 @@ inline void sum_up_in_tiles(const F*, i64, const F*, float*, i64) {}
 
 #endif
 
-// Writes some columns of the sums plus a bias, if it isn't null.
-inline void finish(const float* sums, const float* bias, F* out, i64 stride, i64 rows, i64 columns) {
-    static const float none[PANEL] = {};
-    const float* added = bias ? bias : none;
-    for (i64 r = 0; r < rows; ++r)
-        each(columns, [=](i64 c, auto kind) {
-            using T = decltype(kind);
-            store(out + r * stride + c, load<T>(sums + r * PANEL + c) + load<T>(added + c));
-        });
-}
-
 }  // namespace
 
 extern "C" {
@@ -137,7 +126,7 @@ void multiply(const F* a, const F* panels, const float* bias, F* out, i64 rows, 
                     else
                         sum_up(a + row * inner, inner, panel, sums, few, inner);
                     F* to = out + row * columns + column;
-                    finish(sums, bias ? bias + column : bias, to, columns, few, number);
+                    write_sums(sums, bias ? bias + column : bias, 0, to, columns, few, number);
                 }
             }
     }

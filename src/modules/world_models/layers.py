@@ -165,17 +165,26 @@ class _PickedProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, picked, of_h, of_z = ctx.saved_tensors
-        groups, width = picked.shape[-1], of_z.shape[1]
-        of_out = gradient.reshape(len(rows), width).contiguous()
-        of_table = torch.zeros(of_z.shape)
-        sizes = (len(rows), len(of_z) // groups, groups, width)
-        kernels.of(of_out.dtype).add_picked_back(picked, of_out, of_table, *sizes)
+        of_out = gradient.reshape(len(rows), of_z.shape[1]).contiguous()
+        of_table = gradient_of_table(picked.flatten(0, -2), of_out, len(of_z))
         of_weight = torch.cat([(rows.T @ of_out).float(), of_table]).T
         of_state = [
             (of_out @ weight.T).view(*gradient.shape[:-1], len(weight)) if needed else None
             for weight, needed in ((of_h, ctx.needs_input_grad[0]), (of_z, ctx.needs_input_grad[3]))
         ]
         return of_state[0], of_weight, None, of_state[1]
+
+
+def gradient_of_table(picked: Tensor, of_out: Tensor, size: int) -> Tensor:
+    """That of a table (size, width) whose rows are picked by the classes (rows, groups) int16 of latents.
+
+    ``of_out`` (rows, width) is the gradient of the sums of these.
+    """
+    rows, groups = picked.shape
+    of_table = torch.zeros(size, of_out.shape[1])
+    sizes = (rows, size // groups, groups, of_out.shape[1])
+    kernels.of(of_out.dtype).add_picked_back(picked, of_out, of_table, *sizes)
+    return of_table
 
 
 class FusionLayer(nn.Module):

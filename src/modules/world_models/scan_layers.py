@@ -23,7 +23,7 @@ from torch import Tensor
 import kernels
 from kernels.products import Matrix
 from modules.world_models.latents import CategoricalLatents
-from modules.world_models.layers import SHARES
+from modules.world_models.layers import SHARES, gradient_of_table
 
 Weights = Iterator[Tensor]
 
@@ -118,11 +118,10 @@ class Picks(Weighted):
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         of_outputs = self.all_of_outputs[:steps].flatten(0, 1)
-        of_tables = [torch.zeros(table.shape) for table in self.tables]
-        for picked, of_table in zip((self.z, self.actions), of_tables, strict=True):
-            rows = picked[:steps].flatten(0, 1)
-            sizes = (len(rows), len(of_table) // rows.shape[1], rows.shape[1], self.width)
-            self.kernels.add_picked_back(rows, of_outputs, of_table, *sizes)
+        of_tables = [
+            gradient_of_table(picked[:steps].flatten(0, 1), of_outputs, len(table))
+            for picked, table in zip((self.z, self.actions), self.tables, strict=True)
+        ]
         yield torch.cat(of_tables).T
 
 
