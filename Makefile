@@ -40,10 +40,12 @@ test: lint
 test-slow: $(STAMP)
 	@$(PY) -m pytest -m slow
 
-# ONLY=word restricts it to the cases whose names begin with the word.
+# ONLY=word restricts it to the cases whose names begin with the word, DEVICE=cuda times a GPU, and WITH="key=value ..."
+# are settings of all runs.
+DEVICE ?= cpu
 bench bench-full bench-profile: $(STAMP)
-	@$(PY) benchmarks/speed.py --threads $(THREADS) --only "$(ONLY)" --json results/speed.json \
-	  $(patsubst bench-%,--%,$(filter bench-%,$@))
+	@$(PY) benchmarks/speed.py --threads $(THREADS) --only "$(ONLY)" --device $(DEVICE) --json results/speed.json \
+	  $(patsubst bench-%,--%,$(filter bench-%,$@)) $(if $(WITH),with $(WITH))
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

@@ -4,10 +4,12 @@
     python benchmarks/speed.py --full                    # scaling and large sizes, too (make bench-full)
     python benchmarks/speed.py --only qmix --threads 1   # the cases whose names begin so
     python benchmarks/speed.py --profile --only wm_small # where the time goes (make bench-profile)
+    python benchmarks/speed.py --device cuda --only wm_8m with cuda_graphs=True  # a GPU, with settings
 
 A case is warmed up, then repeated. The table gives the median wall time of a call, the fastest, the CPU time
 of the median call in all threads (on a busy machine wall time says little), the rate, the fastest time in
-multiples of what the counted matrix products would take at this machine's speed, and the peak memory.
+multiples of what the counted matrix products would take at this machine's speed, and the peak memory, the
+GPU's if that is what is timed.
 """
 
 import argparse
@@ -32,33 +34,37 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from rich.console import Console
 from rich.table import Table
-from speed_cases import CASES, FULL_CASES, Case
+from speed_cases import CASES, FULL_CASES, Case, Setup
 
+from utils.config import ConfigError, pairs
 from utils.threads import limit_threads
 
+WARM_UP_ON_GPU = 3  # calls more before it is timed: with cuda_graphs it then plays back what it has captured
 LEAST_CALLS, MOST_CALLS = 3, 30
 PATIENCE = 4.0  # seconds after which a case that was called often enough is not called again
-PEAK_SIZE = 1024  # rows and columns of the matrix product that tells the machine's speed
+PEAK_SIZE, PEAK_SIZE_ON_GPU = 1024, 8192  # rows and columns of the product that tells the machine's speed
 PACKAGES = ("torch", "numpy", "jax", "jaxmarl")
 
 
-def measure(name: str, threads: int) -> dict[str, Any]:
+def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
     """Warm the case up, time it and return its row; run in a process of its own."""
-    case, torch = _prepare(name, threads)
-    from torch.utils.flop_counter import FlopCounterMode
-
-    case.call()
-    with FlopCounterMode(display=False) as counter, our_products() as ours:
+    case, torch = _prepare(name, threads, setup)
+    on_gpu = setup.device != "cpu"
+    wait = torch.cuda.synchronize if on_gpu else lambda: None  # until the GPU has done what it was told
+    operations = _operations(case)
+    for _ in range(WARM_UP_ON_GPU if on_gpu else 0):
         case.call()
-    operations = counter.get_total_flops() + sum(ours)
     walls, cpus, amounts = [], [], []
+    wait()
     began = time.perf_counter()
     while len(walls) < MOST_CALLS and (len(walls) < LEAST_CALLS or time.perf_counter() - began < PATIENCE):
         wall, cpu = time.perf_counter(), time.process_time()
         amounts.append(case.call())
+        wait()
         cpus.append(time.process_time() - cpu)
         walls.append(time.perf_counter() - wall)
-    floor = operations / _peak(torch, case.dtype)
+    floor = operations / _peak(torch, case.dtype, setup.device, wait)
+    memory = torch.cuda.max_memory_allocated() if on_gpu else 1024 * _peak_memory()
     return {
         "case": name,
         "median_s": median(walls),
@@ -69,8 +75,23 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         "calls": len(walls),
         "gflop": operations / 1e9,
         "floors": min(walls) / floor if floor > 1e-4 else None,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": memory / 2**20,
     }
+
+
+def _operations(case: Case) -> float:
+    """Floating-point operations in the products of one call, the second one."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    case.call()
+    with FlopCounterMode(display=False) as counter, our_products() as ours:
+        case.call()
+    return counter.get_total_flops() + sum(ours)
+
+
+def _peak_memory() -> int:
+    """Of this process, in kB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @contextmanager
@@ -108,9 +129,10 @@ def our_products() -> Iterator[list[float]]:
         yield counted
 
 
-def profile(name: str, threads: int) -> str:
+def profile(name: str, threads: int, setup: Setup) -> str:
     """Where the time of one call goes: the case's named parts, then operators; run in its own process."""
-    case, torch = _prepare(name, threads)
+    case, torch = _prepare(name, threads, setup)
+    device = "cpu" if setup.device == "cpu" else "device"
     case.call()
     for owner, attribute in case.parts:
         _name_part(torch, owner, attribute)
@@ -118,14 +140,14 @@ def profile(name: str, threads: int) -> str:
         case.call()
     averages = profiler.key_averages()
     lines = [f"{name}: one call"]
-    parts = [row for row in averages if row.key.startswith("part: ")]
-    for row in sorted(parts, key=lambda row: -row.cpu_time_total):
-        lines.append(f"  {row.key[6:]:28s} {row.cpu_time_total / 1e3:10.1f} ms in {row.count} calls")
-    table = averages.table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=50)
+    parts = [(getattr(row, f"{device}_time_total"), row) for row in averages if row.key.startswith("part: ")]
+    for total, row in sorted(parts, key=lambda part: -part[0]):
+        lines.append(f"  {row.key[6:]:28s} {total / 1e3:10.1f} ms in {row.count} calls")
+    table = averages.table(sort_by=f"self_{device}_time_total", row_limit=15, max_name_column_width=50)
     return "\n".join([*lines, table])
 
 
-def _prepare(name: str, threads: int) -> tuple[Case, Any]:
+def _prepare(name: str, threads: int, setup: Setup) -> tuple[Case, Any]:
     import torch
 
     from utils.allocator import keep_freed_memory
@@ -134,18 +156,22 @@ def _prepare(name: str, threads: int) -> tuple[Case, Any]:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     keep_freed_memory()
-    use_faster_library()
-    return {**CASES, **FULL_CASES}[name](), torch
+    if setup.device == "cpu":
+        use_faster_library()
+    return {**CASES, **FULL_CASES}[name](setup), torch
 
 
-def _peak(torch: Any, dtype: Any) -> float:
+def _peak(torch: Any, dtype: Any, device: str, wait: Callable[[], None]) -> float:
     """Floating-point operations per second of a large matrix product."""
-    a, times = torch.randn(PEAK_SIZE, PEAK_SIZE, dtype=dtype), []
+    size = PEAK_SIZE if device == "cpu" else PEAK_SIZE_ON_GPU
+    a, times = torch.randn(size, size, dtype=dtype, device=device), []
     for _ in range(8):
+        wait()
         began = time.perf_counter()
         a @ a
+        wait()
         times.append(time.perf_counter() - began)
-    return 2 * PEAK_SIZE**3 / min(times)
+    return 2 * size**3 / min(times)
 
 
 def _name_part(torch: Any, owner: Any, attribute: str) -> None:
@@ -163,8 +189,10 @@ def _name_part(torch: Any, owner: Any, attribute: str) -> None:
     setattr(owner, method, named)
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: int, setup: Setup) -> dict[str, Any]:
     """What the figures depend on besides the code."""
+    import torch
+
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -172,6 +200,8 @@ def machine(threads: int) -> dict[str, Any]:
         "matrix_units": [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in flags],
         "cores": os.cpu_count(),
         "threads": threads,
+        "gpu": None if setup.device == "cpu" else torch.cuda.get_device_name(),
+        "settings": dict(setup.settings),
         "load": os.getloadavg(),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
@@ -203,17 +233,38 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="How fast the parts of a run are on this machine.")
     parser.add_argument("--full", action="store_true", help="scaling and large sizes, too")
     parser.add_argument("--only", default="", metavar="WORD", help="cases whose names begin with it")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the GPU")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default: 2)")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the figures with machine and versions"
     )
     parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
-    asked = parser.parse_args()
+    parser.add_argument("rest", nargs="*", metavar="with key=value ...", help="settings of all runs")
+    asked = parser.parse_intermixed_args()
+    try:
+        return run(asked, _setup(asked.device, asked.rest))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _setup(device: str, rest: list[str]) -> Setup:
+    if rest and rest[0] != "with":
+        raise ConfigError(f"'with' is missing before {rest[0]!r}.")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("there is no CUDA device for --device=cuda: leave it out to time the CPU.")
+    return Setup(device, tuple(pairs(rest[1:])))
+
+
+def run(asked: argparse.Namespace, setup: Setup) -> int:
+    """Measure the cases that are asked for; returns the exit code."""
     names = chosen(asked.only, asked.full)
     if not names:
         known = ", ".join({**CASES, **FULL_CASES})
-        print(f"error: no case begins with {asked.only!r}; there are: {known}.", file=sys.stderr)
-        return 2
+        raise ConfigError(f"no case begins with {asked.only!r}; there are: {known}.")
     limit_threads(asked.threads)
     console = Console(width=140)
     rows: list[dict[str, Any]] = []
@@ -221,16 +272,17 @@ def main() -> int:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         for name in names:
             if asked.profile:
-                print(pool.submit(profile, name, asked.threads).result())
+                print(pool.submit(profile, name, asked.threads, setup).result())
                 continue
             with console.status(name) if console.is_terminal else nullcontext():
-                rows.append(pool.submit(measure, name, asked.threads).result())
+                rows.append(pool.submit(measure, name, asked.threads, setup).result())
             print(f"{name}: {1e3 * rows[-1]['median_s']:.1f} ms", file=sys.stderr)
     if rows:
         console.print(show(rows))
     if asked.json and rows:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps({"machine": machine(asked.threads), "cases": rows}, indent=1) + "\n")
+        found = {"machine": machine(asked.threads, setup), "cases": rows}
+        asked.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

@@ -22,6 +22,14 @@ EPISODE_LENGTH = 50
 
 
 @dataclass(frozen=True)
+class Setup:
+    """How runs are computed, and with which settings besides a case's own."""
+
+    device: str = "cpu"
+    settings: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
     """Something to time."""
 
@@ -46,18 +54,26 @@ def those_of(owner: Any, *names: str) -> tuple[tuple[Any, str], ...]:
     return tuple((owner, name) for name in names if hasattr(owner, name))
 
 
+def quiet() -> logging.Logger:
+    """Tells errors alone."""
+    log = logging.getLogger("speed")
+    log.setLevel(logging.ERROR)
+    return log
+
+
 # --- Learners on random episodes of a given shape
 
 
-def configured(alg: str, env_map: str, **changes: Any) -> dict[str, Any]:
+def configured(setup: Setup, alg: str, env_map: str, **changes: Any) -> dict[str, Any]:
     """The configuration of ``main.py --config=ALG --env-config=smax with key=value ...``."""
     from utils.config import Request, compose
 
-    assignments = {"env_args.map_name": env_map, "seed": 0, "use_cuda": False, **changes}
-    return compose(Request(alg, "smax", tuple((key, str(value)) for key, value in assignments.items())))
+    own = {"env_args.map_name": env_map, "seed": 0, "use_cuda": setup.device != "cpu", **changes}
+    assignments = tuple((key, str(value)) for key, value in own.items())
+    return compose(Request(alg, "smax", assignments + setup.settings))
 
 
-def make_learner(alg: str, shape: Shape, n_episodes: int, **changes: Any) -> tuple[Any, Any]:
+def make_learner(setup: Setup, alg: str, shape: Shape, n_episodes: int, **changes: Any) -> tuple[Any, Any]:
     """A learner, and random episodes of EPISODE_LENGTH steps for it."""
     import torch
 
@@ -65,18 +81,18 @@ def make_learner(alg: str, shape: Shape, n_episodes: int, **changes: Any) -> tup
     from components.transforms import OneHot
     from controllers import REGISTRY as CONTROLLERS
     from learners import REGISTRY as LEARNERS
-    from run import Layout, make_scheme
+    from run import Layout, arguments, make_scheme
 
     agents, obs, actions = shape
-    args = SimpleNamespace(
-        **configured(alg, "3m", **changes),
-        device="cpu", n_agents=agents, obs_shape=obs, n_actions=actions, state_shape=obs * 2,
-        episode_limit=EPISODE_LENGTH,
-    )  # fmt: skip
+    args = arguments(configured(setup, alg, "3m", **changes), quiet())
+    args.n_agents, args.obs_shape, args.n_actions, args.state_shape = agents, obs, actions, obs * 2
+    args.episode_limit = EPISODE_LENGTH
     layout = Layout(make_scheme(args), {"agents": agents}, {"actions": ("actions_onehot", [OneHot(actions)])})
     mac = CONTROLLERS[args.mac](layout.complete_scheme(), layout.groups, args)
     logger = SimpleNamespace(log_stat=lambda key, value, t: None)
     learner = LEARNERS[args.learner](mac, layout.complete_scheme(), logger, args)
+    if setup.device != "cpu":
+        learner.cuda()
     records = (n_episodes, EPISODE_LENGTH + 1)
     batch = EpisodeBatch(layout.scheme, layout.groups, *records, preprocess=layout.preprocess)
     ended = torch.zeros(*records, 1)
@@ -91,12 +107,12 @@ def make_learner(alg: str, shape: Shape, n_episodes: int, **changes: Any) -> tup
             "terminated": ended,
         }
     )
-    return learner, batch
+    return learner, batch.to(setup.device)
 
 
-def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
+def world_model_update(setup: Setup, alg: str, shape: Shape, **changes: Any) -> Case:
     """Sampling windows, loss, gradient and optimiser step of a world model."""
-    learner, batch = make_learner(alg, shape, 40, **changes)
+    learner, batch = make_learner(setup, alg, shape, 40, **changes)
     learner.trajectories.insert_episode_batch(batch)
     model = learner.student
     names = ("observe", "embed", "prior_logits", "predict")
@@ -112,9 +128,9 @@ def world_model_update(alg: str, shape: Shape, **changes: Any) -> Case:
     )
 
 
-def policy_round(alg: str, shape: Shape, **changes: Any) -> Case:
+def policy_round(setup: Setup, alg: str, shape: Shape, **changes: Any) -> Case:
     """Posterior over real episodes, imagination from their moments, PPO on what was imagined."""
-    learner, batch = make_learner(alg, shape, 40, **changes)
+    learner, batch = make_learner(setup, alg, shape, 40, **changes)
     learner.trajectories.insert_episode_batch(batch)
     behaviour, model = learner.behaviour, learner.world_model
     return Case(
@@ -134,11 +150,11 @@ def policy_round(alg: str, shape: Shape, **changes: Any) -> Case:
     )
 
 
-def imagination(alg: str, shape: Shape) -> Case:
+def imagination(setup: Setup, alg: str, shape: Shape) -> Case:
     """Imagination alone."""
     from components.imagination import imagine
 
-    learner, batch = make_learner(alg, shape, 40)
+    learner, batch = make_learner(setup, alg, shape, 40)
     learner.trajectories.insert_episode_batch(batch)
     start, _ = learner._draw_reality()
     horizon = learner.config.imagination_horizon
@@ -149,9 +165,9 @@ def imagination(alg: str, shape: Shape) -> Case:
     )
 
 
-def ppo_phase(alg: str, shape: Shape) -> Case:
+def ppo_phase(setup: Setup, alg: str, shape: Shape) -> Case:
     """PPO on imagined play alone."""
-    learner, batch = make_learner(alg, shape, 40)
+    learner, batch = make_learner(setup, alg, shape, 40)
     learner.trajectories.insert_episode_batch(batch)
     learner._train_policy(0)
     _, real = learner._draw_reality()
@@ -163,29 +179,29 @@ def ppo_phase(alg: str, shape: Shape) -> Case:
     )
 
 
-def window_sampling(alg: str, shape: Shape) -> Case:
+def window_sampling(setup: Setup, alg: str, shape: Shape) -> Case:
     """Windows of real play for one update."""
-    learner, batch = make_learner(alg, shape, 40)
+    learner, batch = make_learner(setup, alg, shape, 40)
     learner.trajectories.insert_episode_batch(batch)
     config = learner.config
     sample = learner.trajectories.sample_windows
     return Case(once(lambda: sample(config.wm_batch_size, config.wm_sequence_length)), "samples")
 
 
-def baseline_update(alg: str, n_episodes: int, **changes: Any) -> Case:
+def baseline_update(setup: Setup, alg: str, n_episodes: int, **changes: Any) -> Case:
     """One call of a model-free learner."""
-    learner, batch = make_learner(alg, BASELINE, n_episodes, **changes)
+    learner, batch = make_learner(setup, alg, BASELINE, n_episodes, **changes)
     parts = those_of(learner, "_targets", "mixer", "_prepare", "_step")
     return Case(once(lambda: learner.train(batch, 0, 0)), "updates", (*parts, (learner.mac, "run_agent")))
 
 
-def muon(ours: bool) -> Case:
+def muon(setup: Setup, ours: bool) -> Case:
     """Muon's step on the matrices of the small world model: ours, or the library's for comparison."""
     import torch
 
     from components.optimisers import BatchedMuon
 
-    learner, _ = make_learner("gawm_small", SMALL, 1)
+    learner, _ = make_learner(setup, "gawm_small", SMALL, 1)
     matrices = [p for p in learner.world_model.parameters() if p.ndim == 2 and min(p.shape) >= 32]
     for matrix in matrices:
         matrix.grad = torch.randn_like(matrix)
@@ -198,7 +214,7 @@ def muon(ours: bool) -> Case:
 # --- Environments and whole runs
 
 
-def random_play(battles: int, env_map: str = "8m", steps: int = 50) -> Case:
+def random_play(_: Setup, battles: int, env_map: str = "8m", steps: int = 50) -> Case:
     """SMAX under a random policy."""
     from envs.smax import BatchedSMAX
     from utils.rl_utils import sample_categorical
@@ -215,18 +231,16 @@ def random_play(battles: int, env_map: str = "8m", steps: int = 50) -> Case:
     return Case(call, "env steps", ((env, "step"),))
 
 
-def open_session(alg: str, env_map: str, **changes: Any) -> Any:
+def open_session(setup: Setup, alg: str, env_map: str, **changes: Any) -> Any:
     """A run's parts, ready to train."""
     from run import Session
 
-    quiet = logging.getLogger("speed")
-    quiet.setLevel(logging.ERROR)
-    return Session(configured(alg, env_map, **changes), quiet)
+    return Session(configured(setup, alg, env_map, **changes), quiet())
 
 
-def recurrent_play(battles: int, env_map: str = "8m") -> Case:
+def recurrent_play(setup: Setup, battles: int, env_map: str = "8m") -> Case:
     """SMAX under MAPPO's recurrent policy, episodes recorded, nothing learnt."""
-    runner = open_session("mappo", env_map, batch_size_run=battles).runner
+    runner = open_session(setup, "mappo", env_map, batch_size_run=battles).runner
 
     def call() -> float:
         before = runner.t_env
@@ -238,11 +252,11 @@ def recurrent_play(battles: int, env_map: str = "8m") -> Case:
     return Case(call, "env steps", ((play.actor, "act"), (play.env, "step"), (play.recorder, "add")))
 
 
-def whole_run(alg: str, env_map: str, steps: int, warm_up: int, **changes: Any) -> Case:
+def whole_run(setup: Setup, alg: str, env_map: str, steps: int, warm_up: int, **changes: Any) -> Case:
     """Collecting and learning as a run does, without tests; the rate counts environment steps."""
     from training import Training
 
-    session = open_session(alg, env_map, **changes)
+    session = open_session(setup, alg, env_map, **changes)
     nothing: Any = None  # neither progress, checkpoints nor records
     training = Training(session.parts, session.args, session.logger, nothing, nothing, nothing)
     parts = session.parts
@@ -262,11 +276,11 @@ def whole_run(alg: str, env_map: str, steps: int, warm_up: int, **changes: Any) 
     return Case(call, "env steps", ((parts.runner, "run"), *learning))
 
 
-def checkpoint(records: int = 20000) -> Case:
+def checkpoint(setup: Setup, records: int = 20000) -> Case:
     """Writing all that ``gawm_small`` needs to go on, with so many records of real play."""
     import torch
 
-    learner, batch = make_learner("gawm_small", SMALL, records // (EPISODE_LENGTH + 1))
+    learner, batch = make_learner(setup, "gawm_small", SMALL, records // (EPISODE_LENGTH + 1))
     learner.trajectories.insert_episode_batch(batch)
     learner._train_world_model(0)
     learner._train_policy(0)
@@ -278,40 +292,40 @@ def checkpoint(records: int = 20000) -> Case:
     return Case(once(save), "checkpoints")
 
 
-CASES: dict[str, Callable[[], Case]] = {
-    "wm_small": partial(world_model_update, "gawm_small", SMALL),
-    "wm_8m": partial(world_model_update, "gawm", EIGHT_MARINES),
-    "round_small": partial(policy_round, "gawm_small", SMALL),
-    "round_8m": partial(policy_round, "gawm", EIGHT_MARINES),
-    "wm_small_bf16": partial(world_model_update, "gawm_small", SMALL, precision="bfloat16"),
-    "wm_8m_bf16": partial(world_model_update, "gawm", EIGHT_MARINES, precision="bfloat16"),
-    "round_small_bf16": partial(policy_round, "gawm_small", SMALL, precision="bfloat16"),
-    "round_8m_bf16": partial(policy_round, "gawm", EIGHT_MARINES, precision="bfloat16"),
-    "round_8m_fresh": partial(policy_round, "gawm", EIGHT_MARINES, pseudo_rounds=1),
+CASES: dict[str, Callable[[Setup], Case]] = {
+    "wm_small": partial(world_model_update, alg="gawm_small", shape=SMALL),
+    "wm_8m": partial(world_model_update, alg="gawm", shape=EIGHT_MARINES),
+    "round_small": partial(policy_round, alg="gawm_small", shape=SMALL),
+    "round_8m": partial(policy_round, alg="gawm", shape=EIGHT_MARINES),
+    "wm_small_bf16": partial(world_model_update, alg="gawm_small", shape=SMALL, precision="bfloat16"),
+    "wm_8m_bf16": partial(world_model_update, alg="gawm", shape=EIGHT_MARINES, precision="bfloat16"),
+    "round_small_bf16": partial(policy_round, alg="gawm_small", shape=SMALL, precision="bfloat16"),
+    "round_8m_bf16": partial(policy_round, alg="gawm", shape=EIGHT_MARINES, precision="bfloat16"),
+    "round_8m_fresh": partial(policy_round, alg="gawm", shape=EIGHT_MARINES, pseudo_rounds=1),
     "round_8m_fresh_bf16": partial(
-        policy_round, "gawm", EIGHT_MARINES, pseudo_rounds=1, precision="bfloat16"
+        policy_round, alg="gawm", shape=EIGHT_MARINES, pseudo_rounds=1, precision="bfloat16"
     ),
-    "imagination_small": partial(imagination, "gawm_small", SMALL),
-    "ppo_small": partial(ppo_phase, "gawm_small", SMALL),
-    "sampling_small": partial(window_sampling, "gawm_small", SMALL),
-    "sampling_8m": partial(window_sampling, "gawm", EIGHT_MARINES),
-    "muon": partial(muon, True),
-    "muon_library": partial(muon, False),
-    "qmix": partial(baseline_update, "qmix", 32),
-    "mappo": partial(baseline_update, "mappo", 8, epochs=4),
-    "smax_8m_8": partial(random_play, 8),
-    "smax_8m_64": partial(random_play, 64),
-    "smax_8m_8_gru": partial(recurrent_play, 8),
-    "smax_8m_64_gru": partial(recurrent_play, 64),
-    "run_qmix_2s3z": partial(whole_run, "qmix", "2s3z", steps=2000, warm_up=6000),
+    "imagination_small": partial(imagination, alg="gawm_small", shape=SMALL),
+    "ppo_small": partial(ppo_phase, alg="gawm_small", shape=SMALL),
+    "sampling_small": partial(window_sampling, alg="gawm_small", shape=SMALL),
+    "sampling_8m": partial(window_sampling, alg="gawm", shape=EIGHT_MARINES),
+    "muon": partial(muon, ours=True),
+    "muon_library": partial(muon, ours=False),
+    "qmix": partial(baseline_update, alg="qmix", n_episodes=32),
+    "mappo": partial(baseline_update, alg="mappo", n_episodes=8, epochs=4),
+    "smax_8m_8": partial(random_play, battles=8),
+    "smax_8m_64": partial(random_play, battles=64),
+    "smax_8m_8_gru": partial(recurrent_play, battles=8),
+    "smax_8m_64_gru": partial(recurrent_play, battles=64),
+    "run_qmix_2s3z": partial(whole_run, alg="qmix", env_map="2s3z", steps=2000, warm_up=6000),
     "run_qmix_2s3z_seldom": partial(  # an update per eight episodes, as EPyMARL's parallel runner has it
-        whole_run, "qmix", "2s3z", steps=4000, warm_up=6000, steps_per_update=400
+        whole_run, alg="qmix", env_map="2s3z", steps=4000, warm_up=6000, steps_per_update=400
     ),
-    "run_mappo_2s3z": partial(whole_run, "mappo", "2s3z", steps=3000, warm_up=3000),
+    "run_mappo_2s3z": partial(whole_run, alg="mappo", env_map="2s3z", steps=3000, warm_up=3000),
     "run_gawm_small_3m": partial(  # at the mean pace of its 50,000 steps
         whole_run,
-        "gawm_small",
-        "3m",
+        alg="gawm_small",
+        env_map="3m",
         steps=600,
         warm_up=700,
         wm_steps_per_update=15,
@@ -321,18 +335,19 @@ CASES: dict[str, Callable[[], Case]] = {
     "checkpoint": checkpoint,
 }
 
-FULL_CASES: dict[str, Callable[[], Case]] = {
-    "wm_reference_3": partial(world_model_update, "gawm", (3, 48, 9)),
-    "wm_reference_corridor": partial(world_model_update, "gawm", (6, 156, 30)),
-    "round_reference_3": partial(policy_round, "gawm", (3, 48, 9)),
-    "round_reference_corridor": partial(policy_round, "gawm", (6, 156, 30)),
-    **{f"wm_agents_{n}": partial(world_model_update, "gawm", (n, 80, 14)) for n in (3, 6, 12, 27)},
+FULL_CASES: dict[str, Callable[[Setup], Case]] = {
+    "wm_reference_3": partial(world_model_update, alg="gawm", shape=(3, 48, 9)),
+    "wm_reference_corridor": partial(world_model_update, alg="gawm", shape=(6, 156, 30)),
+    "round_reference_3": partial(policy_round, alg="gawm", shape=(3, 48, 9)),
+    "round_reference_corridor": partial(policy_round, alg="gawm", shape=(6, 156, 30)),
+    **{f"wm_agents_{n}": partial(world_model_update, alg="gawm", shape=(n, 80, 14)) for n in (3, 6, 12, 27)},
     **{
-        f"wm_length_{n}": partial(world_model_update, "gawm", EIGHT_MARINES, wm_sequence_length=n)
+        f"wm_length_{n}": partial(world_model_update, alg="gawm", shape=EIGHT_MARINES, wm_sequence_length=n)
         for n in (10, 40)
     },
     **{
-        f"wm_batch_{n}": partial(world_model_update, "gawm", EIGHT_MARINES, wm_batch_size=n) for n in (20, 80)
+        f"wm_batch_{n}": partial(world_model_update, alg="gawm", shape=EIGHT_MARINES, wm_batch_size=n)
+        for n in (20, 80)
     },
-    "run_gawm_8m": partial(whole_run, "gawm", "8m", steps=50, warm_up=700),
+    "run_gawm_8m": partial(whole_run, alg="gawm", env_map="8m", steps=50, warm_up=700),
 }

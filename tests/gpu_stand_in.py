@@ -2,10 +2,13 @@
 
 What goes wrong on a GPU because something was left on the other device goes wrong here, too: an operation on
 tensors of both, numpy on a tensor that is not in main memory, an optimiser that knows other parameters than
-the network has. What CUDA's own kernels do, and how fast, this can't tell.
+the network has. So it does where a CUDA graph is captured: what would wait for the GPU, or copy from memory
+that it doesn't have, is refused, a capture leaves no results, and what is played back finds its numbers where
+they were, and leaves them there. What CUDA's own kernels do, and how fast, this can't tell.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +25,11 @@ aten = torch.ops.aten
 # Operations that take tensors from one device to the other, and those whose indices may be on the CPU.
 CROSSING = {aten._to_copy.default, aten.copy_.default}
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
+
+
+REFUSAL = "operation not permitted when stream is capturing"
+# Operations whose result the CPU must know before it can go on.
+WAITING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.bincount.default, aten.equal.default}
 
 
 class _Backend(_DummyBackendModule):
@@ -80,23 +88,85 @@ def move(module: torch.nn.Module, device: Any = None) -> torch.nn.Module:
         torch.__future__.set_swap_module_params_on_conversion(False)
 
 
+class Graph:
+    """A stand-in for ``torch.cuda.CUDAGraph``."""
+
+    capturing: "Graph | None" = None
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[Any, Any, Any]] = []
+        self.places: list[list[Tensor | None]] = []  # those that each of them makes, for its results
+
+    def add(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """An operation on plain tensors."""
+        given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}
+        made = [None if x.untyped_storage().data_ptr() in given else x for x in _tensors(out)]
+        self.operations.append((func, args, kwargs))
+        self.places.append(made)
+
+    def forget(self) -> None:
+        """Leave no results."""
+        for place in (x for made in self.places for x in made if x is not None):
+            place.fill_(torch.nan if place.is_floating_point() else 0)
+
+    def replay(self) -> None:
+        """Do it all again with what now lies where it was found; the results lie where they did."""
+        for (func, args, kwargs), made in zip(self.operations, self.places, strict=True):
+            for place, new in zip(made, _tensors(func(*args, **kwargs)), strict=True):
+                if place is not None:
+                    place.copy_(new)
+
+
+@contextmanager
+def capture(graph: Graph) -> Iterator[None]:
+    """A stand-in for ``torch.cuda.graph``."""
+    numbers = torch.get_rng_state()
+    Graph.capturing = graph
+    try:
+        yield
+    finally:
+        Graph.capturing = None
+        torch.set_rng_state(numbers)
+        graph.forget()
+
+
+def _tensors(nested: Any) -> list[Tensor]:
+    return [value for value in tree_flatten(nested)[0] if isinstance(value, Tensor)]
+
+
 def _compute(func: Any, args: Any, kwargs: Any) -> Any:
-    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+    tensors = _tensors((args, kwargs))
     on_gpu = any(isinstance(tensor, OnGPU) for tensor in tensors)
     strays = [tensor for tensor in tensors if tensor.dim() > 0 and not isinstance(tensor, OnGPU)]
     indexed = func in INDEXING and isinstance(args[0], OnGPU)
     if on_gpu and strays and func not in CROSSING and not indexed:
         raise RuntimeError(f"{func} expects all tensors on the same device, but found {NAME} and cpu")
+    if Graph.capturing is not None and _waits(func, args, kwargs, tensors):
+        raise RuntimeError(f"{func}: {REFUSAL}")
     if kwargs.get("device") is not None:
         on_gpu = torch.device(kwargs["device"]).type == NAME
         kwargs = {**kwargs, "device": torch.device("cpu"), "pin_memory": False}
     if func is aten.copy_.default:
         on_gpu = isinstance(args[0], OnGPU)
     plain_args, plain_kwargs = tree_map_only(OnGPU, lambda tensor: tensor.held, (args, kwargs))
-    out = KERNELS.get(func, func)(*plain_args, **plain_kwargs)
+    func_here = KERNELS.get(func, func)
+    out = func_here(*plain_args, **plain_kwargs)
     if not on_gpu:
         return out
+    if Graph.capturing is not None:
+        Graph.capturing.add(func_here, plain_args, plain_kwargs, out)
     return return_and_correct_aliasing(func, args, kwargs, tree_map_only(Tensor, OnGPU, out))
+
+
+def _waits(func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> bool:
+    """Whether an operation waits for the GPU, or copies from one device to the other."""
+    on_gpu = [isinstance(tensor, OnGPU) for tensor in tensors]
+    if not any(on_gpu):
+        return False
+    if func in CROSSING:
+        return not all(on_gpu) or torch.device(kwargs.get("device") or DEVICE).type != NAME
+    chosen = func in INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1])
+    return func in WAITING or chosen
 
 
 def _gru_cell(gates: Tensor, recurrent: Tensor, hidden: Tensor, *biases: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,6 +202,8 @@ def _empty(size: Any, stride: Any, dtype: Any = None, **options: Any) -> OnGPU:
 
 
 def _copy_from(source: Tensor, target: OnGPU, non_blocking: bool = False) -> OnGPU:
+    if Graph.capturing is not None:
+        raise RuntimeError(f"a copy between devices: {REFUSAL}")
     target.held.copy_(source.held if isinstance(source, OnGPU) else source)
     return target
 

@@ -31,6 +31,7 @@ CASES = {
     "qmix": {"batch_size": 2, "buffer_size": 8, "steps_per_update": 20, "buffer_cpu_only": False},
     "mappo": {"steps_per_update": 30, "epochs": 2},
     "gawm_small": WORLD_MODEL,
+    "mamba_small": WORLD_MODEL,
     "mag_small": WORLD_MODEL,
 }
 
@@ -63,6 +64,8 @@ def train(tmp_path, monkeypatch):
         return directory
 
     monkeypatch.setattr(torch.nn.Module, "cuda", gpu_stand_in.move)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", gpu_stand_in.Graph)
+    monkeypatch.setattr(torch.cuda, "graph", gpu_stand_in.capture)
     return go
 
 
@@ -85,6 +88,19 @@ def test_on_a_gpu_the_same_is_learnt_and_goes_on(train, alg):
     torch.testing.assert_close(learnt(there), learnt(here), rtol=1e-3, atol=1e-5)
     longer = train(alg, gpu_stand_in.NAME, resumed=there, t_max=90)
     assert any(not torch.equal(learnt(longer)[name], tensor) for name, tensor in learnt(there).items())
+
+
+@pytest.mark.parametrize("alg", ["gawm_small", "mamba_small", "mag_small"])
+def test_as_cuda_graphs_the_same_is_learnt(train, alg, monkeypatch, caplog):
+    monkeypatch.setattr("utils.cuda_graphs.WARM_UP", 1)
+    played = []
+    replay = gpu_stand_in.Graph.replay
+    monkeypatch.setattr(gpu_stand_in.Graph, "replay", lambda graph: played.append(graph) or replay(graph))
+    here, there = (train(alg, device, cuda_graphs=True) for device in ("cpu", gpu_stand_in.NAME))
+    torch.testing.assert_close(learnt(there), learnt(here), rtol=1e-3, atol=1e-5)
+    assert len(set(played)) == 3  # a model's gradients, imagination, a policy's gradients
+    assert len(played) > 6
+    assert caplog.messages.count("cuda_graphs=True has no effect: there is no GPU") == 1
 
 
 def test_on_a_gpu_muon_moves_matrices_as_on_the_cpu():

@@ -17,6 +17,29 @@ NEWTON_SCHULZ_STEPS = 5
 WIDE = 1.5  # columns per row from which iterating x x^T is cheaper than iterating x
 
 
+def gradients_of(loss: Tensor, weights: Sequence[Tensor]) -> list[Tensor | None]:
+    """Those of all weights, None where the loss doesn't depend on one.
+
+    They lie in memory as the weights do, as fused optimisers take it that they do; ``torch.autograd.grad``
+    would give them as they come.
+    """
+    for weight in weights:
+        weight.grad = None
+    torch.autograd.backward(loss)
+    return [weight.grad for weight in weights]
+
+
+def give_gradients(weights: Sequence[Tensor], gradients: Sequence[Tensor | None], longest: float) -> Tensor:
+    """Give weights their gradients, all scaled down if they are longer than ``longest``.
+
+    Returns:
+        How long they were.
+    """
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    return torch.nn.utils.clip_grad_norm_(weights, longest)
+
+
 class Eager:
     """Before a class of ``torch.optim``: leaves out what its methods are wrapped in for ``torch.compile``.
 
@@ -82,11 +105,6 @@ class MuonAdam:
         self._optimisers: list[Optimizer] = [Adam(others, lr=lr, eps=eps, fused=True)]
         if matrices:
             self._optimisers.append(BatchedMuon(matrices, lr=muon_lr, rounds=rounds))
-
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for optimiser in self._optimisers:
-            optimiser.zero_grad()
 
     def step(self) -> None:
         """Move all weights along their gradients."""

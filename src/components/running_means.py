@@ -24,7 +24,8 @@ class RunningMeans:
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Take in the scalars of one update."""
         for name, value in values.items():
-            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+            sum_so_far = self._sums.get(name, 0.0)
+            self._sums[name] = sum_so_far + value.detach()
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, Tensor]:

@@ -199,7 +199,7 @@ class BasicMAC:
         All or nothing of a logit is what interpolation with a weight of one or zero gives, number for number;
         a CPU takes ten times as long to choose by a mask.
         """
-        return torch.lerp(logits.new_tensor(BLOCKED), logits, avail_actions.to(logits.dtype))
+        return torch.lerp(logits.new_full((), BLOCKED), logits, avail_actions.to(logits.dtype))
 
     # parameters
 

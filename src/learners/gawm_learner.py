@@ -16,14 +16,14 @@ from components.candidates import Candidates, CandidatesConfig
 from components.episode_buffer import EpisodeBatch
 from components.imagination import Moment, imagine
 from components.moving_average import MovingAverage
-from components.optimisers import MuonAdam
-from components.pseudo_buffer import ImaginedSizes, PseudoBuffer
+from components.optimisers import MuonAdam, give_gradients, gradients_of
+from components.pseudo_buffer import Imagined, ImaginedSizes, PseudoBuffer
 from components.running_means import RunningMeans
 from components.trajectory_buffer import Trajectories, TrajectoryBuffer
 from controllers.basic_controller import BasicMAC
 from controllers.latent_controller import LatentMAC
 from learners.imagined_ppo import ImaginedPPO, ImaginedPPOConfig, RealPlay
-from modules.world_models.losses import WorldModelLossConfig, world_model_loss
+from modules.world_models.losses import WorldModelLoss, WorldModelLossConfig, world_model_loss
 from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
 from utils.clocks import Every, Ratio
 from utils.compute import Compiler, ComputeConfig, warn_of_no_effect
@@ -96,6 +96,7 @@ class GAWMLearner:
             else WorldModel(config.n_agents, config.obs_shape, config.n_actions, read(WorldModelConfig, args))
         )
         self.student = copy.deepcopy(self.world_model)
+        self.weights = list(self.student.parameters())
         self.averaging = MovingAverage(self.world_model, self.student, config.wm_averaging)
         self.wm_optimiser = MuonAdam(
             self.student,
@@ -109,11 +110,13 @@ class GAWMLearner:
         self.candidates = Candidates(self.world_model, mac, candidates) if candidates.candidates > 1 else None
         self.behaviour = ImaginedPPO(mac, self.world_model, read(ImaginedPPOConfig, args), self.compute)
         if self.compute.compile:
-            compiler = Compiler(self.compute)
+            compiler = Compiler()
             self.student.by_hand = self.world_model.by_hand = False
             compiler.compile_methods(self.student, "_posterior", "_recur", "predict")
             imagining = ("_posterior", "_recur", "_alive_logits", "prior_logits", "sight")
             compiler.compile_methods(self.world_model, *imagining)
+        self.differentiate = self.compute.graphed(self._differentiate)
+        self.imagine = self.compute.graphed(self._imagine)
         self.trajectories = TrajectoryBuffer(
             config.replay_capacity,
             config.n_agents,
@@ -174,11 +177,8 @@ class GAWMLearner:
 
     def _train_world_model(self, t_env: int) -> dict[str, Tensor]:
         data = self.trajectories.sample_windows(self.config.wm_batch_size, self.config.wm_sequence_length)
-        with self.compute.autocast():
-            loss = world_model_loss(self.student, data, self.loss_config)
-        self.wm_optimiser.zero_grad()
-        loss.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.wm_grad_norm_clip)
+        loss, gradients = self.differentiate(data)
+        norm = give_gradients(self.weights, gradients, self.config.wm_grad_norm_clip)
         statistics = {**loss.terms, "wm_grad_norm": norm}
         if self.candidates is not None:  # before the model moves on from what it had these losses with
             statistics |= self.candidates.train(self.student, loss, data.is_first)
@@ -187,16 +187,23 @@ class GAWMLearner:
         self.averaging.update()
         return statistics
 
+    def _differentiate(self, data: Trajectories) -> tuple[WorldModelLoss, list[Tensor | None]]:
+        """The loss of windows, and its gradients to all weights, None where it doesn't depend on one."""
+        with self.compute.autocast():
+            loss = world_model_loss(self.student, data, self.loss_config)
+        return loss.detached(), gradients_of(loss.total, self.weights)
+
     def _train_policy(self, t_env: int) -> dict[str, Tensor]:
         start, real = self._draw_reality()
-        advance = None if self.candidates is None else self.candidates.advance
-        horizon = self.config.imagination_horizon
-        with self.compute.autocast():
-            imagined = imagine(self.world_model, self.mac, start, horizon, advance)
-        self.pseudo.insert(imagined)
+        self.pseudo.insert(self.imagine(start))
         statistics = self.behaviour.update(self.pseudo.all(), real, t_env)
         check_all_finite(statistics, t_env)
         return statistics
+
+    def _imagine(self, start: Moment) -> Imagined:
+        advance = None if self.candidates is None else self.candidates.advance
+        with self.compute.autocast():
+            return imagine(self.world_model, self.mac, start, self.config.imagination_horizon, advance)
 
     @torch.no_grad()
     def _draw_reality(self) -> tuple[Moment, RealPlay]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.epsilon_schedules import DecayThenFlatSchedule
 from components.imagination import masked_log_softmax
-from components.optimisers import Adam
+from components.optimisers import Adam, give_gradients, gradients_of
 from components.pseudo_buffer import Imagined
 from controllers.basic_controller import BasicMAC
 from modules.critics.latent_critic import LatentCritic
@@ -78,6 +78,7 @@ class ImaginedPPO:
         self.config = config
         self.latents = model.latents
         self.critic = LatentCritic(model.width, model.latents, config.critic_width)
+        self.weights = [p for p in mac.parameters() if p.requires_grad]
         settings: dict[str, Any] = {"eps": config.optim_eps, "fused": True}
         self.actor_optimiser = Adam(mac.parameters(), lr=config.lr, **settings)
         self.critic_optimiser = Adam(self.critic.parameters(), lr=config.critic_lr, **settings)
@@ -89,6 +90,7 @@ class ImaginedPPO:
                 config.entropy_target, config.entropy_target_final, anneal, decay="linear"
             )
         self.entropy_coef = config.entropy_coef
+        self.differentiate_actor = compute.graphed(self._differentiate_actor)
         self._warned = False  # of returns that the critic can't tell apart
 
     def update(self, data: Imagined, real: RealPlay, t_env: int) -> dict[str, Tensor]:
@@ -126,7 +128,7 @@ class ImaginedPPO:
         return {
             **mean,
             "imagined_return": returns[:, 0].mean(),
-            "entropy_coef": returns.new_tensor(self.entropy_coef),
+            "entropy_coef": returns.new_full((), self.entropy_coef),
         }
 
     def _warn_of_large_returns(self, returns: Tensor) -> None:
@@ -201,6 +203,16 @@ class ImaginedPPO:
         }
 
     def _actor_step(self, data: Imagined, advantages: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        bonus_weight = advantages.new_full((), self.entropy_coef)
+        statistics, gradients = self.differentiate_actor(data, advantages, weight, bonus_weight)
+        norm = give_gradients(self.weights, gradients, self.config.grad_norm_clip)
+        self.actor_optimiser.step()
+        return {**{key: value.clone() for key, value in statistics.items()}, "agent_grad_norm": norm}
+
+    def _differentiate_actor(
+        self, data: Imagined, advantages: Tensor, weight: Tensor, bonus_weight: Tensor
+    ) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """Statistics of the policy's loss, and its gradients to all weights."""
         inputs = self.mac.policy_inputs(data.obs, self._states(data))
         with self.compute.autocast():
             logits, _ = self.mac.run_agent(inputs, data.actor_hidden)
@@ -216,18 +228,14 @@ class ImaginedPPO:
         pg_loss = -masked_mean(surrogate, weight)
         mean_share = masked_mean(share, weight)
         bonus = masked_mean(nats, weight) if self.entropy_schedule is None else mean_share
-        self.actor_optimiser.zero_grad()
-        (pg_loss - self.entropy_coef * bonus).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.config.grad_norm_clip)
-        self.actor_optimiser.step()
         with torch.no_grad():
             drift = masked_mean(ratio - 1 - log_ratio, weight)
-        return {
+        statistics = {
             "pg_loss": pg_loss.detach(),
             "entropy_share": mean_share.detach(),
             "policy_drift": drift,
-            "agent_grad_norm": norm,
         }
+        return statistics, gradients_of(pg_loss - bonus_weight * bonus, self.weights)
 
     def _states(self, data: Imagined) -> CompactState:
         return CompactState(data.h, data.picked, self.latents)

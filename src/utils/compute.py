@@ -3,16 +3,18 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._functorch import config as functorch
-from torch.utils._pytree import tree_map_only
 
+from utils.cuda_graphs import Graphed
 from utils.products import multiplies_bfloat16
 
 log = logging.getLogger("marl.compute")
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,19 @@ class ComputeConfig:
 
     device: str = "cpu"
     precision: str = "float32"  # or bfloat16: of matrix products, on a GPU of the recurrent step, too
-    compile: bool = False  # by torch.compile, on a GPU with CUDA graphs
+    compile: bool = False  # by torch.compile
+    cuda_graphs: bool = False  # a GPU plays back what it does in each update
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether there is no GPU to compute on."""
+        return torch.device(self.device).type == "cpu"
 
     @property
     def rounds(self) -> bool:
         """Whether factors of matrix products are rounded: asked for, and fast on this device."""
         asked = self.precision == "bfloat16"
-        return asked and (torch.device(self.device).type != "cpu" or multiplies_bfloat16())
+        return asked and (not self.on_cpu or multiplies_bfloat16())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -41,11 +49,17 @@ class ComputeConfig:
         """
         return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.rounds)
 
+    def graphed(self, function: Callable[..., Result]) -> Callable[..., Result]:
+        """The function, as a CUDA graph where that is asked for; ``utils.cuda_graphs`` has the conditions."""
+        return Graphed(function) if self.cuda_graphs and not self.on_cpu else function
+
 
 def warn_of_no_effect(config: ComputeConfig) -> None:
-    """Say so where this CPU won't round as it is asked to, as it has no fast way to."""
+    """Say so where this CPU won't do what it is asked to, as it can't, or has no fast way to."""
     if config.precision == "bfloat16" and not config.rounds:
         log.warning("precision=bfloat16 has no effect: this CPU has no fast products of bfloat16")
+    if config.cuda_graphs and config.on_cpu:
+        log.warning("cuda_graphs=True has no effect: there is no GPU")
 
 
 def factor_dtype(x: Tensor) -> torch.dtype:
@@ -55,14 +69,9 @@ def factor_dtype(x: Tensor) -> torch.dtype:
 
 
 class Compiler:
-    """Compiles methods; where that fails all of them run as they are, and one warning says why.
+    """Compiles methods; where that fails all of them run as they are, and one warning says why."""
 
-    On a GPU they are played back as CUDA graphs, whose next call may overwrite what the last one gave: the
-    caller is given copies.
-    """
-
-    def __init__(self, config: ComputeConfig) -> None:
-        self.graphs = torch.device(config.device).type == "cuda"
+    def __init__(self) -> None:
         self.failed = False
         # By default gradients are compiled as they are first taken, where nothing could be helped any more.
         functorch.force_non_lazy_backward_lowering = True
@@ -73,14 +82,13 @@ class Compiler:
             setattr(owner, name, self._compiled(getattr(owner, name)))
 
     def _compiled(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        fast = torch.compile(plain, mode="reduce-overhead" if self.graphs else "default", dynamic=False)
+        fast = torch.compile(plain, dynamic=False)
 
         def call(*args: Any) -> Any:
             if self.failed:
                 return plain(*args)
             try:
-                outputs = fast(*args)
-                return tree_map_only(Tensor, torch.clone, outputs) if self.graphs else outputs
+                return fast(*args)
             except torch._dynamo.exc.TorchDynamoException as error:
                 self.failed = True
                 reason = str(error).strip().partition("\n")[0]

@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from speed import chosen
+from speed_cases import CASES, Setup
+
+import gpu_stand_in
+import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +47,50 @@ def test_an_unknown_case_is_answered_with_the_known_ones() -> None:
     assert done.returncode == 2
     assert "qmxi" in done.stderr
     assert "wm_small" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["with", "wm_batch_siz=3"], "wm_batch_size"),
+        (["wm_batch_size=3"], "'with' is missing"),
+        (["--device", "cuda"], "there is no CUDA device"),
+    ],
+)
+def test_what_cannot_be_timed_is_said(words: list[str], reason: str) -> None:
+    if reason.endswith("CUDA device") and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    done = bench("--only", "sampling_small", *words)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert reason in done.stderr
+
+
+def test_settings_are_those_of_the_runs() -> None:
+    case = CASES["sampling_small"](Setup(settings=(("wm_sequence_length", "3000"),)))
+    with pytest.raises(ValueError, match="a window of 3000 records"):
+        case.call()
+
+
+@pytest.mark.parametrize(
+    ("case", "sizes"),
+    [
+        ("wm_small", {"wm_batch_size": 2, "wm_sequence_length": 4}),
+        ("round_small", {"imagination_starts": 20, "imagination_horizon": 2, "imagination_episodes": 2}),
+        ("imagination_small", {"imagination_starts": 20, "imagination_episodes": 2}),
+        ("sampling_small", {}),
+        ("muon", {}),
+        ("qmix", {}),
+        ("mappo", {}),
+    ],
+)
+def test_cases_run_on_a_gpu(case: str, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_device", lambda *_: gpu_stand_in.NAME)
+    monkeypatch.setattr(torch.nn.Module, "cuda", gpu_stand_in.move)
+    settings = tuple((key, str(value)) for key, value in sizes.items())
+    with gpu_stand_in.StandIn():
+        made = CASES[case](Setup(gpu_stand_in.NAME, settings))
+        assert made.call() == 1
 
 
 @pytest.mark.parametrize(

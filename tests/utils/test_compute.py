@@ -16,7 +16,7 @@ from utils.compute import ComputeConfig, warn_of_no_effect
 SQUARES = """
 import logging
 import torch
-from utils.compute import Compiler, ComputeConfig
+from utils.compute import Compiler
 
 class Squares:
     def first(self, x):
@@ -27,7 +27,7 @@ class Squares:
 
 logging.basicConfig()
 squares, x = Squares(), torch.randn(3)
-Compiler(ComputeConfig(compile=True)).compile_methods(squares, "first", "second")
+Compiler().compile_methods(squares, "first", "second")
 for _ in range(2):
     print(torch.equal(squares.first(x), (x * x).sin()), torch.equal(squares.second(x), (x * x).cos()))
 """
@@ -35,14 +35,14 @@ for _ in range(2):
 
 GRADIENT = """
 import torch
-from utils.compute import Compiler, ComputeConfig
+from utils.compute import Compiler
 
 class Model:
     def sines(self, x):
         return (x * x).sin()
 
 model, x = Model(), torch.randn(3, requires_grad=True)
-Compiler(ComputeConfig(compile=True)).compile_methods(model, "sines")
+Compiler().compile_methods(model, "sines")
 y = model.sines(x)
 torch._inductor.config.cpp.cxx = (None, "no-such-compiler")
 y.sum().backward()

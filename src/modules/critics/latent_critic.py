@@ -19,9 +19,7 @@ class LatentCritic(nn.Module):
     def __init__(self, state_width: int, latents: CategoricalLatents, width: int) -> None:
         super().__init__()
         self.two_hot = TwoHot()
-        self.agent_encoder = MLP(
-            latent_mlp(state_width, latents, width, width, 1), MeanNormSiLU(width)
-        )
+        self.agent_encoder = MLP(latent_mlp(state_width, latents, width, width, 1), MeanNormSiLU(width))
         self.value_head = mlp(width, width, len(self.two_hot.bins), 1)
         nn.init.zeros_(self.value_head[-1].weight)  # type: ignore[arg-type]  # start at a value of zero
         nn.init.zeros_(self.value_head[-1].bias)  # type: ignore[arg-type]

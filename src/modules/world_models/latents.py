@@ -42,7 +42,8 @@ class CategoricalLatents(NamedTuple):
         probs = F.softmax(logits.float().unflatten(-1, (self.classes, self.groups)), dim=-2)
         if self.uniform_mix == 0:
             return probs
-        return torch.add(probs.new_tensor(self.uniform_mix / self.classes), probs, alpha=1 - self.uniform_mix)
+        uniform = probs.new_full((), self.uniform_mix / self.classes)  # new_tensor waits for a GPU
+        return torch.add(uniform, probs, alpha=1 - self.uniform_mix)
 
     def sample(self, probs: Tensor, uniforms: Tensor) -> Tensor:
         """Draw by inverting the cumulative distribution; gradients pass straight through to ``probs``.

@@ -32,6 +32,10 @@ class WorldModelLoss(NamedTuple):
     per_agent: Tensor  # (B, T, n) the weighted sum of the terms at one step of one agent, detached
     state: LatentState  # (B, T, n, ...) posterior
 
+    def detached(self) -> "WorldModelLoss":
+        """The same without what gradients need."""
+        return self._replace(total=self.total.detach(), state=self.state.each(Tensor.detach))
+
 
 class _Term(NamedTuple):
     """One part of the loss."""
