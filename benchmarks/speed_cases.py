@@ -152,14 +152,11 @@ def policy_round(setup: Setup, alg: str, shape: Shape, **changes: Any) -> Case:
 
 def imagination(setup: Setup, alg: str, shape: Shape) -> Case:
     """Imagination alone."""
-    from components.imagination import imagine
-
     learner, batch = make_learner(setup, alg, shape, 40)
     learner.trajectories.insert_episode_batch(batch)
     start, _ = learner._draw_reality()
-    horizon = learner.config.imagination_horizon
     return Case(
-        once(lambda: imagine(learner.world_model, learner.mac, start, horizon)),
+        once(lambda: learner.imagine(start)),
         "rollouts",
         ((learner.world_model, "imagine"), (learner.world_model, "predict"), (learner.mac, "run_agent")),
     )

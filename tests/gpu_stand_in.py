@@ -75,6 +75,9 @@ class OnGPU(Tensor):
 class StandIn(TorchDispatchMode):
     """While it is entered there is the device ``gpu``."""
 
+    launches = 0
+    """What it has been told to do so far; a graph that is played back counts once."""
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _compute(func, args, kwargs or {})
 
@@ -111,6 +114,7 @@ class Graph:
 
     def replay(self) -> None:
         """Do it all again with what now lies where it was found; the results lie where they did."""
+        StandIn.launches += 1
         for (func, args, kwargs), made in zip(self.operations, self.places, strict=True):
             for place, new in zip(made, _tensors(func(*args, **kwargs)), strict=True):
                 if place is not None:
@@ -149,6 +153,8 @@ def _compute(func: Any, args: Any, kwargs: Any) -> Any:
     if func is aten.copy_.default:
         on_gpu = isinstance(args[0], OnGPU)
     plain_args, plain_kwargs = tree_map_only(OnGPU, lambda tensor: tensor.held, (args, kwargs))
+    if on_gpu and Graph.capturing is None and not func.is_view and "empty" not in func.name():
+        StandIn.launches += 1
     func_here = KERNELS.get(func, func)
     out = func_here(*plain_args, **plain_kwargs)
     if not on_gpu:

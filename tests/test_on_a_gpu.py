@@ -5,6 +5,7 @@ import logging
 from contextlib import nullcontext
 
 import pytest
+import speed_cases
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ import run
 from components.optimisers import MuonAdam
 from records.journal import Journal
 from utils.config import Request, compose
+from utils.cuda_graphs import WARM_UP
 
 SIZES = {
     "env_args.key": "lbforaging:Foraging-5x5-2p-1f-v3", "env_args.time_limit": 10, "runner": "episode",
@@ -34,6 +36,14 @@ CASES = {
     "mamba_small": WORLD_MODEL,
     "mag_small": WORLD_MODEL,
 }
+
+
+@pytest.fixture(autouse=True)
+def _cuda(monkeypatch):
+    """What torch calls CUDA is the stand-in."""
+    monkeypatch.setattr(torch.nn.Module, "cuda", gpu_stand_in.move)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", gpu_stand_in.Graph)
+    monkeypatch.setattr(torch.cuda, "graph", gpu_stand_in.capture)
 
 
 @pytest.fixture
@@ -63,9 +73,6 @@ def train(tmp_path, monkeypatch):
                 assert parameter.device.type == device
         return directory
 
-    monkeypatch.setattr(torch.nn.Module, "cuda", gpu_stand_in.move)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", gpu_stand_in.Graph)
-    monkeypatch.setattr(torch.cuda, "graph", gpu_stand_in.capture)
     return go
 
 
@@ -101,6 +108,23 @@ def test_as_cuda_graphs_the_same_is_learnt(train, alg, monkeypatch, caplog):
     assert len(set(played)) == 3  # a model's gradients, imagination, a policy's gradients
     assert len(played) > 6
     assert caplog.messages.count("cuda_graphs=True has no effect: there is no GPU") == 1
+
+
+@pytest.mark.parametrize(("case", "share"), [("wm_small", 0.2), ("imagination_small", 0.05)])
+def test_cuda_graphs_are_told_a_gpu_at_once(case, share, monkeypatch):
+    monkeypatch.setattr(run, "_device", lambda *_: gpu_stand_in.NAME)
+    sizes = (("wm_batch_size", "2"), ("imagination_starts", "20"), ("imagination_episodes", "2"))
+    launches = {}
+    with gpu_stand_in.StandIn():
+        for graphs in ("False", "True"):
+            setup = speed_cases.Setup(gpu_stand_in.NAME, (*sizes, ("cuda_graphs", graphs)))
+            made = speed_cases.CASES[case](setup)
+            for _ in range(WARM_UP + 1):
+                made.call()
+            before = gpu_stand_in.StandIn.launches
+            made.call()
+            launches[graphs] = gpu_stand_in.StandIn.launches - before
+    assert launches["True"] < share * launches["False"]
 
 
 def test_on_a_gpu_muon_moves_matrices_as_on_the_cpu():
