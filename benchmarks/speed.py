@@ -24,11 +24,12 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
-from math import prod
+from math import inf, prod
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -39,7 +40,7 @@ from speed_cases import CASES, FULL_CASES, Case, Setup
 from utils.config import ConfigError, pairs
 from utils.threads import limit_threads
 
-WARM_UP_ON_GPU = 3  # calls more before it is timed: with cuda_graphs it then plays back what it has captured
+WARM_UP_ON_GPU = 5  # calls before a GPU is timed, in which CUDA graphs are captured
 LEAST_CALLS, MOST_CALLS = 3, 30
 PATIENCE = 4.0  # seconds after which a case that was called often enough is not called again
 PEAK_SIZE, PEAK_SIZE_ON_GPU = 1024, 8192  # rows and columns of the product that tells the machine's speed
@@ -51,9 +52,10 @@ def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
     case, torch = _prepare(name, threads, setup)
     on_gpu = setup.device != "cpu"
     wait = torch.cuda.synchronize if on_gpu else lambda: None  # until the GPU has done what it was told
-    operations = _operations(case)
-    for _ in range(WARM_UP_ON_GPU if on_gpu else 0):
-        case.call()
+    operations = _operations(case, on_gpu)
+    if on_gpu:
+        _warm_up_gpu(case)
+        torch.cuda.reset_peak_memory_stats()
     walls, cpus, amounts = [], [], []
     wait()
     began = time.perf_counter()
@@ -63,8 +65,8 @@ def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
         wait()
         cpus.append(time.process_time() - cpu)
         walls.append(time.perf_counter() - wall)
+    memory = torch.cuda.max_memory_reserved() if on_gpu else 1024 * _peak_memory()  # graphs reserve theirs
     floor = operations / _peak(torch, case.dtype, setup.device, wait)
-    memory = torch.cuda.max_memory_allocated() if on_gpu else 1024 * _peak_memory()
     return {
         "case": name,
         "median_s": median(walls),
@@ -79,14 +81,24 @@ def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
     }
 
 
-def _operations(case: Case) -> float:
-    """Floating-point operations in the products of one call, the second one."""
+def _operations(case: Case, on_gpu: bool) -> float:
+    """Floating-point operations in the products of one call, the second one.
+
+    Nothing is played back, as what is can't be counted; nor can a GPU's recurrent layers over time.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    case.call()
-    with FlopCounterMode(display=False) as counter, our_products() as ours:
+    with patch("utils.cuda_graphs.WARM_UP", inf):
         case.call()
+        with FlopCounterMode(display=False) as counter, nullcontext([]) if on_gpu else our_products() as ours:
+            case.call()
     return counter.get_total_flops() + sum(ours)
+
+
+def _warm_up_gpu(case: Case) -> None:
+    """Until all is captured that is to be played back."""
+    for _ in range(WARM_UP_ON_GPU):
+        case.call()
 
 
 def _peak_memory() -> int:
@@ -130,17 +142,26 @@ def our_products() -> Iterator[list[float]]:
 
 
 def profile(name: str, threads: int, setup: Setup) -> str:
-    """Where the time of one call goes: the case's named parts, then operators; run in its own process."""
+    """Where the time of one call goes: the case's named parts, then operators; run in its own process.
+
+    Of a GPU's time, what gradients take is no part's, and of CUDA graphs there are no parts.
+    """
+    from torch.autograd import DeviceType
+
     case, torch = _prepare(name, threads, setup)
-    device = "cpu" if setup.device == "cpu" else "device"
+    device = "cpu"
     case.call()
+    if setup.device != "cpu":
+        device = "device"
+        _warm_up_gpu(case)
     for owner, attribute in case.parts:
         _name_part(torch, owner, attribute)
     with torch.profiler.profile() as profiler:
         case.call()
     averages = profiler.key_averages()
     lines = [f"{name}: one call"]
-    parts = [(getattr(row, f"{device}_time_total"), row) for row in averages if row.key.startswith("part: ")]
+    named = [row for row in averages if row.key.startswith("part: ") and row.device_type == DeviceType.CPU]
+    parts = [(getattr(row, f"{device}_time_total"), row) for row in named]
     for total, row in sorted(parts, key=lambda part: -part[0]):
         lines.append(f"  {row.key[6:]:28s} {total / 1e3:10.1f} ms in {row.count} calls")
     table = averages.table(sort_by=f"self_{device}_time_total", row_limit=15, max_name_column_width=50)

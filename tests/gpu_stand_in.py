@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -123,15 +124,46 @@ class Graph:
 
 @contextmanager
 def capture(graph: Graph) -> Iterator[None]:
-    """A stand-in for ``torch.cuda.graph``."""
+    """A stand-in for ``torch.cuda.graph``: what fails in it is told last, and it stays on its stream."""
     numbers = torch.get_rng_state()
     Graph.capturing = graph
+    before, Stream.present = Stream.present, Stream()
     try:
         yield
+    except RuntimeError as error:
+        raise RuntimeError("operation failed due to a previous error during capture") from error
     finally:
         Graph.capturing = None
         torch.set_rng_state(numbers)
         graph.forget()
+    Stream.present = before
+
+
+class Stream:
+    """What the stand-in is told things on; as a context, a stand-in for ``torch.cuda.stream``."""
+
+    present: "Stream"
+
+    def __init__(self, chosen: "Stream | None" = None) -> None:
+        self.chosen = chosen or self
+
+    def __enter__(self) -> None:
+        self.before, Stream.present = Stream.present, self.chosen
+
+    def __exit__(self, *_: Any) -> None:
+        Stream.present = self.before
+
+
+Stream.present = Stream()
+
+
+def be_cuda(patch: pytest.MonkeyPatch) -> None:
+    """Make what torch calls CUDA the stand-in."""
+    patch.setattr(torch.nn.Module, "cuda", move)
+    patch.setattr(torch.cuda, "CUDAGraph", Graph)
+    patch.setattr(torch.cuda, "graph", capture)
+    patch.setattr(torch.cuda, "stream", Stream)
+    patch.setattr(torch.cuda, "current_stream", lambda: Stream.present)
 
 
 def _tensors(nested: Any) -> list[Tensor]:

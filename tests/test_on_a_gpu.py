@@ -40,10 +40,7 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def _cuda(monkeypatch):
-    """What torch calls CUDA is the stand-in."""
-    monkeypatch.setattr(torch.nn.Module, "cuda", gpu_stand_in.move)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", gpu_stand_in.Graph)
-    monkeypatch.setattr(torch.cuda, "graph", gpu_stand_in.capture)
+    gpu_stand_in.be_cuda(monkeypatch)
 
 
 @pytest.fixture

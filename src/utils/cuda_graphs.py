@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 log = logging.getLogger("marl.compute")
 
 WARM_UP = 3  # plain calls before a capture: in the first ones libraries choose kernels and make room
+MOST_KEPT = 2  # captures of a function: sizes of minibatches, say, that differ by one
 
 Result = TypeVar("Result")
 
@@ -22,36 +24,36 @@ class Graphed(Generic[Result]):
 
     It must do the same operations each time, whatever the numbers in its tensors, and never wait for the GPU.
     Tensors come as arguments, in tuples and the like, or are weights that only change in place. What it
-    returned is overwritten by the next call. Arguments of other shapes begin anew.
+    returned is overwritten by the next call. Arguments of other shapes have a capture of their own.
 
     Where it can't be captured it goes on as it is, and a warning says why.
     """
 
     def __init__(self, function: Callable[..., Result]) -> None:
         self.function = function
-        self._layout: Any = None
-        self._calls = 0  # with arguments of this layout
-        self._capture: _Capture[Result] | None = None
+        self._calls: Counter[Any] = Counter()  # plain ones, by the layout of their arguments
+        self._captures: dict[Any, _Capture[Result]] = {}  # likewise, the oldest first
         self._failed = False
 
     def __call__(self, *arguments: Any) -> Result:
-        if self._failed:
-            return self.function(*arguments)
         layout = _layout(arguments)
-        if layout != self._layout:
-            self._layout, self._calls, self._capture = layout, 0, None
-        self._calls += 1
-        if self._calls <= WARM_UP:
-            return self.function(*arguments)
-        if self._capture is None:
-            try:
-                self._capture = _Capture(self.function, arguments)
-            except RuntimeError as error:  # one that is not the capture's comes again from the plain call
-                self._failed = True
-                reason = str(error).strip().partition("\n")[0]
-                log.warning("cuda_graphs=True has no effect on %s: %s", self.function.__name__, reason)
-                return self.function(*arguments)
-        return self._capture.play(arguments)
+        if layout not in self._captures and self._calls[layout] >= WARM_UP and not self._failed:
+            self._try_to_capture(layout, arguments)
+        if layout in self._captures:
+            return self._captures[layout].play(arguments)
+        self._calls[layout] += 1
+        return self.function(*arguments)
+
+    def _try_to_capture(self, layout: Any, arguments: tuple[Any, ...]) -> None:
+        if len(self._captures) == MOST_KEPT:
+            del self._captures[next(iter(self._captures))]
+        try:
+            self._captures[layout] = _Capture(self.function, arguments)
+        except RuntimeError as error:  # one that is not the capture's comes again from the plain call
+            self._failed = True
+            cause = error.__context__ or error  # that a capture failed is told last
+            reason = str(cause).strip().partition("\n")[0]
+            log.warning("cuda_graphs=True has no effect on %s: %s", self.function.__name__, reason)
 
 
 class _Capture(Generic[Result]):
@@ -60,7 +62,8 @@ class _Capture(Generic[Result]):
     def __init__(self, function: Callable[..., Result], arguments: tuple[Any, ...]) -> None:
         self.arguments = tree_map_only(Tensor, torch.clone, arguments)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # The first of these goes back to the present stream where a capture that fails does not.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self.graph):
             self.results = function(*self.arguments)
 
     def play(self, arguments: tuple[Any, ...]) -> Result:

@@ -86,7 +86,7 @@ def test_settings_are_those_of_the_runs() -> None:
 )
 def test_cases_run_on_a_gpu(case: str, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_device", lambda *_: gpu_stand_in.NAME)
-    monkeypatch.setattr(torch.nn.Module, "cuda", gpu_stand_in.move)
+    gpu_stand_in.be_cuda(monkeypatch)
     settings = tuple((key, str(value)) for key, value in sizes.items())
     with gpu_stand_in.StandIn():
         made = CASES[case](Setup(gpu_stand_in.NAME, settings))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import gpu_stand_in
-from utils.cuda_graphs import WARM_UP, Graphed
+from utils.cuda_graphs import MOST_KEPT, WARM_UP, Graphed
 
 CALLS = WARM_UP + 3
 
@@ -21,8 +21,7 @@ class Point(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", gpu_stand_in.Graph)
-    monkeypatch.setattr(torch.cuda, "graph", gpu_stand_in.capture)
+    gpu_stand_in.be_cuda(monkeypatch)
     with gpu_stand_in.StandIn():
         yield
 
@@ -76,14 +75,22 @@ def test_random_numbers_are_drawn_anew_and_are_those_of_plain_calls() -> None:
     assert [graphed(on_gpu(0, 0, 0)).tolist() for _ in range(CALLS)] == plain
 
 
-@pytest.mark.parametrize("other", [Point(on_gpu(1, 2, 3), None, 3), Point(on_gpu(1, 2), None, 4)])
-def test_arguments_of_another_kind_are_captured_anew(other: Point) -> None:
+def test_each_kind_of_arguments_has_a_capture_and_the_oldest_makes_room() -> None:
     plain = Counted()
     graphed = Graphed(plain)
-    for point in (Point(on_gpu(5, 6), None, 3), other):
-        for _ in range(CALLS):
+    kinds = [Point(on_gpu(5, 6), None, 3), Point(on_gpu(1, 2, 3), None, 3), Point(on_gpu(1, 2), None, 4)]
+
+    def call(*points: Point) -> int:
+        before = plain.calls
+        for point in CALLS * points:
             assert graphed(point)["product"].tolist() == (point.times * point.x).tolist()
-    assert plain.calls == 2 * (WARM_UP + 1)
+        return plain.calls - before
+
+    assert call(*kinds[:MOST_KEPT]) == MOST_KEPT * (WARM_UP + 1)
+    assert call(*kinds[:MOST_KEPT]) == 0
+    assert call(kinds[2]) == WARM_UP + 1
+    assert call(kinds[2], kinds[1]) == 0
+    assert call(kinds[0]) == 1  # captured anew, as what its operations need is known
 
 
 @pytest.mark.parametrize(
@@ -96,12 +103,13 @@ def test_arguments_of_another_kind_are_captured_anew(other: Point) -> None:
     ],
 )
 def test_what_waits_for_the_gpu_goes_on_as_it_is_and_one_warning_says_so(function, caplog) -> None:
-    graphed = Graphed(function)
+    graphed, before = Graphed(function), torch.cuda.current_stream()
     for k in range(CALLS):
         assert graphed(on_gpu(k, 2)) == function(on_gpu(k, 2))
     (warning,) = caplog.messages
     assert warning.startswith("cuda_graphs=True has no effect on <lambda>: ")
-    assert "capturing" in warning
+    assert gpu_stand_in.REFUSAL in warning
+    assert torch.cuda.current_stream() is before
 
 
 def test_what_fails_without_a_graph_fails() -> None:
