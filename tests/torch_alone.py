@@ -1,4 +1,4 @@
-"""Switches kernels off, so that a test can compare them with torch's own operations."""
+"""Kernels and torch's own operations compared: kernels are switched off, and results held against others."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from shutil import which
 
 import pytest
+import torch
+from torch import Tensor
 
 import kernels
 
@@ -20,3 +22,12 @@ def torch_alone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "available", lambda *_: False)
         yield
+
+
+def assert_close_on_scale(result: Tensor, expected: Tensor, rtol: float, atol: float) -> None:
+    """Numbers are close, where the largest is at most 1, or would be if they were divided by it.
+
+    What large numbers add up to is no more exact than they are, however small it is.
+    """
+    scale = expected.double().abs().max().clamp_min(1)
+    torch.testing.assert_close(result.double() / scale, expected.double() / scale, rtol=rtol, atol=atol)

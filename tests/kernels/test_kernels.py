@@ -19,7 +19,7 @@ import kernels
 from modules.gru import GRU
 from modules.world_models.latents import CategoricalLatents, CompactState
 from modules.world_models.layers import LatentLinear, NormSiLU
-from torch_alone import needs_kernels, torch_alone
+from torch_alone import assert_close_on_scale, needs_kernels, torch_alone
 
 SRC = Path(__file__).parents[2] / "src"
 FACTORS = [torch.float32, torch.bfloat16]
@@ -72,10 +72,7 @@ def test_norm_with_silu(factors: torch.dtype, rows: int, width: int, offset: flo
     tolerance = TOLERANCE[factors]
     atol = tolerance["atol"] + 2**-23 * offset  # means are rounded, too, to the last bits of such numbers
     for result, expected in zip(ours, theirs, strict=True):
-        scale = expected.float().abs().max().clamp_min(1)
-        torch.testing.assert_close(
-            result.float() / scale, expected.float() / scale, rtol=tolerance["rtol"], atol=atol
-        )
+        assert_close_on_scale(result, expected, tolerance["rtol"], atol)
 
 
 @needs_kernels
@@ -271,7 +268,7 @@ def test_columns_that_latents_pick(
     z = latents.one_hot(picked).float()
     ours, theirs = both_ways(call, torch.randn(rows, 7), z, layer.weight)
     for result, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(result, expected, **TOLERANCE[factors])
+        assert_close_on_scale(result, expected, **TOLERANCE[factors])
 
 
 def test_latents_that_are_kept_as_their_classes_come_back() -> None:
