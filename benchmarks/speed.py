@@ -197,6 +197,7 @@ def _peak(torch: Any, dtype: Any, device: str, wait: Callable[[], None]) -> floa
 
 def _name_part(torch: Any, owner: Any, attribute: str) -> None:
     """Make a method, or a module's forward pass, show up in profiles under its name."""
+    name = f"{owner.__name__}.{attribute}" if isinstance(owner, type) else attribute
     if isinstance(getattr(owner, attribute), torch.nn.Module):
         owner, method = getattr(owner, attribute), "forward"
     else:
@@ -204,7 +205,7 @@ def _name_part(torch: Any, owner: Any, attribute: str) -> None:
     plain = getattr(owner, method)
 
     def named(*args: Any, **kwargs: Any) -> Any:
-        with torch.profiler.record_function(f"part: {attribute}"):
+        with torch.profiler.record_function(f"part: {name}"):
             return plain(*args, **kwargs)
 
     setattr(owner, method, named)

@@ -115,17 +115,24 @@ def world_model_update(setup: Setup, alg: str, shape: Shape, **changes: Any) -> 
     learner, batch = make_learner(setup, alg, shape, 40, **changes)
     learner.trajectories.insert_episode_batch(batch)
     model = learner.student
-    names = ("observe", "embed", "prior_logits", "predict")
     return Case(
         once(lambda: learner._train_world_model(0)),
         "updates",
         (
             (learner.trajectories, "sample_windows"),
-            *((model, name) for name in names),
+            *those_of(model, "observe", "embed", "prior_logits", "predict"),
+            *of_the_scan(),
             (learner.wm_optimiser, "step"),
         ),
         learner.compute.dtype,
     )
+
+
+def of_the_scan() -> tuple[tuple[Any, str], ...]:
+    """The layers of the scan over time that a CPU has, forwards and backwards."""
+    from modules.world_models.scan_layers import Cell, Fusion, Head
+
+    return tuple(part for layer in (Fusion, Head, Cell) for part in those_of(layer, "forward", "backward"))
 
 
 def policy_round(setup: Setup, alg: str, shape: Shape, **changes: Any) -> Case:
