@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 from speed_cases import CASES, FULL_CASES, Case, Setup
 
-from utils.config import ConfigError, pairs
+from utils.config import ConfigError, behind_with
 from utils.threads import limit_threads
 
 WARM_UP_ON_GPU = 5  # calls before a GPU is timed, in which CUDA graphs are captured
@@ -50,10 +50,9 @@ PACKAGES = ("torch", "numpy", "jax", "jaxmarl")
 def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
     """Warm the case up, time it and return its row; run in a process of its own."""
     case, torch = _prepare(name, threads, setup)
-    on_gpu = setup.device != "cpu"
-    wait = torch.cuda.synchronize if on_gpu else lambda: None  # until the GPU has done what it was told
-    operations = _operations(case, on_gpu)
-    if on_gpu:
+    wait = torch.cuda.synchronize if setup.on_gpu else lambda: None  # until the GPU has done what it was told
+    operations = _operations(case, setup.on_gpu)
+    if setup.on_gpu:
         _warm_up_gpu(case)
         torch.cuda.reset_peak_memory_stats()
     walls, cpus, amounts = [], [], []
@@ -65,8 +64,8 @@ def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
         wait()
         cpus.append(time.process_time() - cpu)
         walls.append(time.perf_counter() - wall)
-    memory = torch.cuda.max_memory_reserved() if on_gpu else 1024 * _peak_memory()  # graphs reserve theirs
-    floor = operations / _peak(torch, case.dtype, setup.device, wait)
+    memory = torch.cuda.max_memory_reserved() if setup.on_gpu else _peak_memory()  # graphs reserve theirs
+    floor = operations / _peak(torch, case.dtype, setup, wait)
     return {
         "case": name,
         "median_s": median(walls),
@@ -102,8 +101,8 @@ def _warm_up_gpu(case: Case) -> None:
 
 
 def _peak_memory() -> int:
-    """Of this process, in kB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Of this process, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @contextmanager
@@ -146,13 +145,9 @@ def profile(name: str, threads: int, setup: Setup) -> str:
 
     Of a GPU's time, what gradients take is no part's, and of CUDA graphs there are no parts.
     """
-    from torch.autograd import DeviceType
-
     case, torch = _prepare(name, threads, setup)
-    device = "cpu"
     case.call()
-    if setup.device != "cpu":
-        device = "device"
+    if setup.on_gpu:
         _warm_up_gpu(case)
     for owner, attribute in case.parts:
         _name_part(torch, owner, attribute)
@@ -160,7 +155,8 @@ def profile(name: str, threads: int, setup: Setup) -> str:
         case.call()
     averages = profiler.key_averages()
     lines = [f"{name}: one call"]
-    named = [row for row in averages if row.key.startswith("part: ") and row.device_type == DeviceType.CPU]
+    device, cpu = "device" if setup.on_gpu else "cpu", torch.autograd.DeviceType.CPU
+    named = [row for row in averages if row.key.startswith("part: ") and row.device_type == cpu]
     parts = [(getattr(row, f"{device}_time_total"), row) for row in named]
     for total, row in sorted(parts, key=lambda part: -part[0]):
         lines.append(f"  {row.key[6:]:28s} {total / 1e3:10.1f} ms in {row.count} calls")
@@ -172,20 +168,17 @@ def _prepare(name: str, threads: int, setup: Setup) -> tuple[Case, Any]:
     import torch
 
     from utils.allocator import keep_freed_memory
-    from utils.products import use_faster_library
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    keep_freed_memory()
-    if setup.device == "cpu":
-        use_faster_library()
+    keep_freed_memory()  # also where no run is configured, which does it, too
     return {**CASES, **FULL_CASES}[name](setup), torch
 
 
-def _peak(torch: Any, dtype: Any, device: str, wait: Callable[[], None]) -> float:
+def _peak(torch: Any, dtype: Any, setup: Setup, wait: Callable[[], None]) -> float:
     """Floating-point operations per second of a large matrix product."""
-    size = PEAK_SIZE if device == "cpu" else PEAK_SIZE_ON_GPU
-    a, times = torch.randn(size, size, dtype=dtype, device=device), []
+    size = PEAK_SIZE_ON_GPU if setup.on_gpu else PEAK_SIZE
+    a, times = torch.randn(size, size, dtype=dtype, device=setup.device), []
     for _ in range(8):
         wait()
         began = time.perf_counter()
@@ -213,8 +206,6 @@ def _name_part(torch: Any, owner: Any, attribute: str) -> None:
 
 def machine(threads: int, setup: Setup) -> dict[str, Any]:
     """What the figures depend on besides the code."""
-    import torch
-
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -222,12 +213,18 @@ def machine(threads: int, setup: Setup) -> dict[str, Any]:
         "matrix_units": [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in flags],
         "cores": os.cpu_count(),
         "threads": threads,
-        "gpu": None if setup.device == "cpu" else torch.cuda.get_device_name(),
+        "gpu": _gpu() if setup.on_gpu else None,
         "settings": dict(setup.settings),
         "load": os.getloadavg(),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def show(rows: list[dict[str, Any]]) -> Table:
@@ -271,14 +268,13 @@ def main() -> int:
 
 
 def _setup(device: str, rest: list[str]) -> Setup:
-    if rest and rest[0] != "with":
-        raise ConfigError(f"'with' is missing before {rest[0]!r}.")
+    settings = behind_with(rest, "speed.py")
     if device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
             raise ConfigError("there is no CUDA device for --device=cuda: leave it out to time the CPU.")
-    return Setup(device, tuple(pairs(rest[1:])))
+    return Setup(device, tuple(settings))
 
 
 def run(asked: argparse.Namespace, setup: Setup) -> int:

@@ -28,6 +28,11 @@ class Setup:
     device: str = "cpu"
     settings: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU is timed."""
+        return self.device != "cpu"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -68,7 +73,7 @@ def configured(setup: Setup, alg: str, env_map: str, **changes: Any) -> dict[str
     """The configuration of ``main.py --config=ALG --env-config=smax with key=value ...``."""
     from utils.config import Request, compose
 
-    own = {"env_args.map_name": env_map, "seed": 0, "use_cuda": setup.device != "cpu", **changes}
+    own = {"env_args.map_name": env_map, "seed": 0, "use_cuda": setup.on_gpu, **changes}
     assignments = tuple((key, str(value)) for key, value in own.items())
     return compose(Request(alg, "smax", assignments + setup.settings))
 
@@ -91,7 +96,7 @@ def make_learner(setup: Setup, alg: str, shape: Shape, n_episodes: int, **change
     mac = CONTROLLERS[args.mac](layout.complete_scheme(), layout.groups, args)
     logger = SimpleNamespace(log_stat=lambda key, value, t: None)
     learner = LEARNERS[args.learner](mac, layout.complete_scheme(), logger, args)
-    if setup.device != "cpu":
+    if setup.on_gpu:
         learner.cuda()
     records = (n_episodes, EPISODE_LENGTH + 1)
     batch = EpisodeBatch(layout.scheme, layout.groups, *records, preprocess=layout.preprocess)

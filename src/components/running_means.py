@@ -25,7 +25,7 @@ class RunningMeans:
         """Take in the scalars of one update."""
         for name, value in values.items():
             sum_so_far = self._sums.get(name, 0.0)
-            self._sums[name] = sum_so_far + value.detach()
+            self._sums[name] = sum_so_far + value.detach()  # the first, too, is a tensor of our own
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ def parse_command_line(argv: list[str]) -> Request:
     )
     parser.add_argument("rest", nargs="*", metavar="with key=value ...", help="changes of the configuration")
     given = parser.parse_intermixed_args(argv)
-    assignments = tuple(_behind_with(given.rest))
+    assignments = tuple(behind_with(given.rest, "main.py"))
     named = [value for key, value in assignments if key == "resume" and value.lower() not in WORDS]
     if named and given.config is None and given.env_config is None:
         return Request(None, None, assignments, given.mongo)
@@ -84,30 +84,26 @@ def parse_command_line(argv: list[str]) -> Request:
     )
 
 
-def _behind_with(words: list[str]) -> list[tuple[str, str]]:
+def behind_with(words: list[str], program: str) -> list[tuple[str, str]]:
+    """What ``with key=value ...`` behind a program's own options assigns.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
     if words and words[0] != "with":
         names = [re.split("[= ]", form)[0] for form in OTHER_FORMS]
         other = hint(words[0].partition("=")[0], names, cutoff=0.7)
         raise ConfigError(
-            f"'with' is missing before {words[0]!r}; the form is: main.py ... with key=value"
+            f"'with' is missing before {words[0]!r}; the form is: {program} ... with key=value"
             + (f", or main.py and one of: {', '.join(OTHER_FORMS)}." if other else ".")
         )
-    return pairs(words[1:])
-
-
-def pairs(words: list[str]) -> list[tuple[str, str]]:
-    """What words of the form key=value assign.
-
-    Raises:
-        ConfigError: one of them has another form.
-    """
-    assigned = []
-    for word in words:
+    pairs = []
+    for word in words[1:]:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"{word!r} behind 'with' is not of the form key=value.")
-        assigned.append((key, value))
-    return assigned
+        pairs.append((key, value))
+    return pairs
 
 
 def available(folder: str) -> list[str]:
