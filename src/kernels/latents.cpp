@@ -29,11 +29,6 @@ inline T logarithm(T x) {
     return x != x ? x : y;
 }
 
-template <typename T>
-inline T at_least(T x, float least) {
-    return x < least ? least : x;
-}
-
 struct Distribution {
     const float mix;  // share of a uniform distribution in each variable
     const i64 classes, groups;
@@ -151,8 +146,8 @@ void kl(const float* probs, const F* logits, float* divergence, float mix, i64 r
             const i64 first = row * of.size() + g;
             const T scale = of.softmax<T>(logits + first, powers);
             for (i64 c = 0; c < classes; ++c) {
-                const T p = at_least(load<T>(probs + first + c * groups), TINY);
-                const T q = at_least<T>(of.least() + scale * load<T>(powers + c * LANES), TINY);
+                const T p = at_least(TINY, load<T>(probs + first + c * groups));
+                const T q = at_least(TINY, T(of.least() + scale * load<T>(powers + c * LANES)));
                 sum += p * logarithm<T>(p / q);
             }
         });
@@ -174,7 +169,7 @@ void kl_back(const float* of_divergence, const float* probs, const F* logits, fl
             for (i64 c = 0; c < classes; ++c) {
                 const T x = load<T>(probs + first + c * groups);
                 const T y = of.least() + scale * load<T>(q + c * LANES);
-                const T ratio = at_least(x, TINY) / at_least(y, TINY);
+                const T ratio = at_least(TINY, x) / at_least(TINY, y);
                 store(q + c * LANES, y);
                 store<T>(of_q + c * LANES, y < TINY ? T() : of_ratio * ratio);
                 store<T>(of_probs + first + c * groups,

@@ -14,16 +14,20 @@ namespace {
 constexpr float EPSILON = 1e-5f;  // torch's, of a layer norm
 constexpr i64 BLOCK = 8;  // rows whose sums are taken before one is used: it takes a while until it is there
 
-// Below -88 `sigmoid` goes down no further.
+// Where `sigmoid` goes down no further, x doesn't either.
+constexpr float LEAST = -88.0f;
+
 template <typename T>
 inline T silu_of(T x) {
-    return x < -88.0f ? 0.0f : x * sigmoid(x);
+    x = at_least(LEAST, x);
+    return x * sigmoid(x);
 }
 
 template <typename T>
 inline T silu_slope(T x) {
+    x = at_least(LEAST, x);
     const T share = sigmoid(x);
-    return x < -88.0f ? 0.0f : share * (1.0f + x * (1.0f - share));
+    return share * (1.0f + x * (1.0f - share));
 }
 
 // What a layer norm of `width` numbers, at(i, T()) from i on, takes off, and what it multiplies by. They are
