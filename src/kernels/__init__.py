@@ -1,5 +1,5 @@
-"""Kernels of our own for a CPU: what torch would do in several passes between two products, attention, and
-products of a few hundred rows.
+"""Kernels of our own for a CPU: what torch would do in several passes between two products, and recurrent
+networks over all their steps.
 
 The C++ beside this file says what each of them does. They are compiled when a process first needs them, and
 kept in ``.cache/kernels``. Where that can't be done, all is made of torch's own operations.
@@ -13,7 +13,7 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -37,10 +37,8 @@ if platform.machine() == "x86_64":
     FLAGS += ["-mprefer-vector-width=512"]
 
 # What each takes: tensors of float32 (f), int16 (i), int64 (l) and of what products multiply (F), or None for
-# some of them, integers (n), a number (x).
+# some of them, integers (n), a number (x), a list of integers and tensors of any kind (g).
 SIGNATURES = {
-    "add_norm": "fnFfFffnn",
-    "add_norm_back": "FffffFnn",
     "norm_silu": "FfffFffnnn",
     "norm_silu_back": "FFfffffFfnnnn",
     "silu": "FFn",
@@ -48,17 +46,17 @@ SIGNATURES = {
     "attend": "FFfnnnn",
     "attend_back": "FFfFnnnn",
     "draw": "FfffFixnnn",
-    "draw_back": "FFfffFxnnn",
     "kl": "fFfxnnn",
     "kl_back": "ffFfFxxnnn",
     "add_picked": "iFFnnn",
     "add_picked_back": "iFfnnnn",
-    "gru": "FFfffnn",
-    "gru_back": "fffFFfnn",
     "gru_over_time": "fffffffflnnn",
     "gru_over_time_back": "fffffffffflnnn",
     "lay_out": "fnnFnn",
     "multiply": "FFfFnnn",
+    "scan": "gx",
+    "scan_back": "gx",
+    "advance": "gn",
 }
 
 Kernels = SimpleNamespace  # of functions with the names and arguments that they have in the source
@@ -106,16 +104,21 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
     These are looked at first: what reads or writes beside a tensor's numbers gives no error.
     """
 
-    def address_of(kind: torch.dtype) -> Callable[[Tensor | None], int | None]:
+    def address_of(kind: torch.dtype | None) -> Callable[[Tensor | None], int | None]:
         def address(tensor: Tensor | None) -> int | None:
             if tensor is None:
                 return None
-            if tensor.dtype != kind or not tensor.is_contiguous():
+            if (kind and tensor.dtype != kind) or not tensor.is_contiguous():
                 given = f"one of {tensor.dtype} with strides {tensor.stride()}"
-                raise TypeError(f"a contiguous tensor of {kind} was expected, not {given}.")
+                raise TypeError(f"a contiguous tensor of {kind or 'any kind'} was expected, not {given}.")
             return tensor.data_ptr()
 
         return address
+
+    def numbers(given: Sequence[Tensor | int | None]) -> Any:
+        address = address_of(None)
+        values = [x if isinstance(x, int) else address(x) or 0 for x in given]
+        return (ctypes.c_int64 * len(values))(*values)
 
     takes: dict[str, tuple[Any, Callable[[Any], Any]]] = {
         "f": (ctypes.c_void_p, address_of(torch.float32)),
@@ -124,11 +127,12 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
         "l": (ctypes.c_void_p, address_of(torch.int64)),
         "n": (ctypes.c_int64, int),
         "x": (ctypes.c_float, float),
+        "g": (ctypes.POINTER(ctypes.c_int64), numbers),
     }
     function.argtypes, converters = zip(*(takes[kind] for kind in signature), strict=True)
     function.restype = None
 
-    def call(*arguments: Tensor | float | None) -> None:
+    def call(*arguments: Sequence[Tensor | int | None] | Tensor | float | None) -> None:
         function(*[convert(x) for convert, x in zip(converters, arguments, strict=True)])
 
     return call

@@ -4,10 +4,8 @@
 // in a vector register belongs to all heads in turn, and neither the sums by head, nor the products with what
 // each head gives, need anything in another order.
 
-#include "numbers.h"
+#include "rows.h"
 
-#include <algorithm>
-#include <omp.h>
 #include <vector>
 
 namespace {
@@ -119,46 +117,42 @@ void attend(const F* query_key_value, F* attended, float* shares, i64 groups, i6
     with_constant(any_heads, [=](auto constant) {
         const Rows<constant()> rows{agents, any_heads, any_heads * size};
         const i64 heads = rows.heads(), width = rows.width, apart = 3 * width;
-#pragma omp parallel
-        {
-            std::vector<float> scratch(agents * apart + agents * LANES + heads);
-            float *lanes = scratch.data() + agents * apart, *of_head = lanes + agents * LANES;
-#pragma omp for schedule(static)
-            for (i64 group = 0; group < groups; ++group) {
-                const F* given = query_key_value + group * agents * apart;
-                const float* query = widened(given, scratch.data(), agents * apart);
-                float* share = shares + group * rows.pairs();
-                rows.sum_pairs(query, apart, query + width, apart, share);
-                for (i64 i = 0; i < agents; ++i) {
-                    float* score = share + i * agents * heads;
-                    std::copy_n(score, heads, of_head);
-                    for (i64 j = 1; j < agents; ++j)
+        std::vector<float> scratch(agents * apart + agents * LANES + heads);
+        float *lanes = scratch.data() + agents * apart, *of_head = lanes + agents * LANES;
+        for (i64 group = 0; group < groups; ++group) {
+            const F* given = query_key_value + group * agents * apart;
+            const float* query = widened(given, scratch.data(), agents * apart);
+            float* share = shares + group * rows.pairs();
+            rows.sum_pairs(query, apart, query + width, apart, share);
+            for (i64 i = 0; i < agents; ++i) {
+                float* score = share + i * agents * heads;
+                std::copy_n(score, heads, of_head);
+                for (i64 j = 1; j < agents; ++j)
 #pragma omp simd
-                        for (i64 h = 0; h < heads; ++h) {
-                            const float x = score[j * heads + h];
-                            of_head[h] = x > of_head[h] ? x : of_head[h];
-                        }
-                    for (i64 j = 0; j < agents; ++j)
+                    for (i64 h = 0; h < heads; ++h) {
+                        const float x = score[j * heads + h];
+                        of_head[h] = x > of_head[h] ? x : of_head[h];
+                    }
+                for (i64 j = 0; j < agents; ++j)
 #pragma omp simd
-                        for (i64 h = 0; h < heads; ++h) score[j * heads + h] -= of_head[h];
-                }
-                each(rows.pairs(), [=](i64 i, auto kind) {
-                    store(share + i, exponential(load<decltype(kind)>(share + i)));
-                });
-                for (i64 i = 0; i < agents; ++i) {
-                    float* of_agent = share + i * agents * heads;
-                    std::fill_n(of_head, heads, 0.0f);
-                    for (i64 j = 0; j < agents; ++j)
+                    for (i64 h = 0; h < heads; ++h) score[j * heads + h] -= of_head[h];
+            }
+            each(rows.pairs(), [=](i64 i, auto kind) {
+                store(share + i, exponential(load<decltype(kind)>(share + i)));
+            });
+            for (i64 i = 0; i < agents; ++i) {
+                float* of_agent = share + i * agents * heads;
+                std::fill_n(of_head, heads, 0.0f);
+                for (i64 j = 0; j < agents; ++j)
 #pragma omp simd
-                        for (i64 h = 0; h < heads; ++h) of_head[h] += of_agent[j * heads + h];
+                    for (i64 h = 0; h < heads; ++h) of_head[h] += of_agent[j * heads + h];
 #pragma omp simd
-                    for (i64 h = 0; h < heads; ++h) of_head[h] = 1.0f / of_head[h];
-                    for (i64 j = 0; j < agents; ++j)
+                for (i64 h = 0; h < heads; ++h) of_head[h] = 1.0f / of_head[h];
+                for (i64 j = 0; j < agents; ++j)
 #pragma omp simd
-                        for (i64 h = 0; h < heads; ++h) of_agent[j * heads + h] *= of_head[h];
-                    F* out = attended + (group * agents + i) * width;
-                    rows.add_up(of_agent, heads, query + 2 * width, apart, out, lanes);
-                }
+                    for (i64 h = 0; h < heads; ++h) of_agent[j * heads + h] *= of_head[h];
+                F* out = attended + (group * agents + i) * width;
+                rows.add_up(of_agent, heads, query + 2 * width, apart, out, lanes);
             }
         }
     });
@@ -169,39 +163,35 @@ void attend_back(const F* of_attended, const F* query_key_value, const float* sh
     with_constant(any_heads, [=](auto constant) {
         const Rows<constant()> rows{agents, any_heads, any_heads * size};
         const i64 heads = rows.heads(), width = rows.width, apart = 3 * width;
-#pragma omp parallel
-        {
-            std::vector<float> scratch(agents * (apart + width) + rows.pairs() + agents * LANES + heads);
-            float *of_room = scratch.data() + agents * apart, *of_score = of_room + agents * width;
-            float *lanes = of_score + rows.pairs(), *mean = lanes + agents * LANES;
-#pragma omp for schedule(static)
-            for (i64 group = 0; group < groups; ++group) {
-                const F* given = query_key_value + group * agents * apart;
-                const float* query = widened(given, scratch.data(), agents * apart);
-                const float* of_out = widened(of_attended + group * agents * width, of_room, agents * width);
-                const float* share = shares + group * rows.pairs();
-                F* of_group = of_input + group * agents * apart;
+        std::vector<float> scratch(agents * (apart + width) + rows.pairs() + agents * LANES + heads);
+        float *of_room = scratch.data() + agents * apart, *of_score = of_room + agents * width;
+        float *lanes = of_score + rows.pairs(), *mean = lanes + agents * LANES;
+        for (i64 group = 0; group < groups; ++group) {
+            const F* given = query_key_value + group * agents * apart;
+            const float* query = widened(given, scratch.data(), agents * apart);
+            const float* of_out = widened(of_attended + group * agents * width, of_room, agents * width);
+            const float* share = shares + group * rows.pairs();
+            F* of_group = of_input + group * agents * apart;
 
-                rows.sum_pairs(of_out, width, query + 2 * width, apart, of_score);
-                for (i64 i = 0; i < agents; ++i) {
-                    const float* weight = share + i * agents * heads;
-                    float* d = of_score + i * agents * heads;
-                    std::fill_n(mean, heads, 0.0f);
-                    for (i64 j = 0; j < agents; ++j)
+            rows.sum_pairs(of_out, width, query + 2 * width, apart, of_score);
+            for (i64 i = 0; i < agents; ++i) {
+                const float* weight = share + i * agents * heads;
+                float* d = of_score + i * agents * heads;
+                std::fill_n(mean, heads, 0.0f);
+                for (i64 j = 0; j < agents; ++j)
 #pragma omp simd
-                        for (i64 h = 0; h < heads; ++h) mean[h] += weight[j * heads + h] * d[j * heads + h];
-                    for (i64 j = 0; j < agents; ++j)
+                    for (i64 h = 0; h < heads; ++h) mean[h] += weight[j * heads + h] * d[j * heads + h];
+                for (i64 j = 0; j < agents; ++j)
 #pragma omp simd
-                        for (i64 h = 0; h < heads; ++h)
-                            d[j * heads + h] = weight[j * heads + h] * (d[j * heads + h] - mean[h]);
-                }
-                for (i64 i = 0; i < agents; ++i) {
-                    F* of_row = of_group + i * apart;
-                    const i64 to = i * heads, by_row = agents * heads;  // those of agent i's key and value
-                    rows.add_up(of_score + i * by_row, heads, query + width, apart, of_row, lanes);
-                    rows.add_up(of_score + to, by_row, query, apart, of_row + width, lanes);
-                    rows.add_up(share + to, by_row, of_out, width, of_row + 2 * width, lanes);
-                }
+                    for (i64 h = 0; h < heads; ++h)
+                        d[j * heads + h] = weight[j * heads + h] * (d[j * heads + h] - mean[h]);
+            }
+            for (i64 i = 0; i < agents; ++i) {
+                F* of_row = of_group + i * apart;
+                const i64 to = i * heads, by_row = agents * heads;  // those of agent i's key and value
+                rows.add_up(of_score + i * by_row, heads, query + width, apart, of_row, lanes);
+                rows.add_up(of_score + to, by_row, query, apart, of_row + width, lanes);
+                rows.add_up(share + to, by_row, of_out, width, of_row + 2 * width, lanes);
             }
         }
     });

@@ -2,8 +2,8 @@
 // takes some rows through all steps, products with input and state included.
 
 #include "panels.h"
+#include "rows.h"
 
-#include <omp.h>
 #include <vector>
 
 namespace {
@@ -78,7 +78,6 @@ extern "C" {
 // A step of rows from h.
 void gru(const F* by_input, const F* by_state, const float* h, float* after, float* kept, i64 rows,
          i64 width) {
-#pragma omp parallel for schedule(static)
     for (i64 row = 0; row < rows; ++row)
         step(by_input + row * 3 * width, by_state + row * 3 * width, h + row * width, after + row * width,
              kept + row * 4 * width, width);
@@ -86,7 +85,6 @@ void gru(const F* by_input, const F* by_state, const float* h, float* after, flo
 
 void gru_back(const float* g, const float* h, const float* kept, F* of_input, F* of_state, float* of_h,
               i64 rows, i64 width) {
-#pragma omp parallel for schedule(static)
     for (i64 row = 0; row < rows; ++row)
         step_back(g + row * width, h + row * width, kept + row * 4 * width, of_input + row * 3 * width,
                   of_state + row * 3 * width, of_h + row * width, width);

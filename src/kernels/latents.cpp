@@ -1,9 +1,8 @@
 // Categorical variables: draws and KL in one pass over their probabilities, with their gradients. Tensors are
 // (rows, classes, groups); as many groups as there are lanes go through all classes together.
 
-#include "numbers.h"
+#include "rows.h"
 
-#include <omp.h>
 #include <vector>
 
 namespace {
@@ -36,15 +35,17 @@ struct Distribution {
     i64 size() const { return classes * groups; }
     float least() const { return mix / classes; }
 
-    // Calls work(row, room) for all rows, with some times as much room as softmax fills.
+    // Calls work(row, room) for some rows, with some times as much room as softmax fills.
     template <typename Work>
-    void each_row(i64 rows, i64 times, Work work) const {
-#pragma omp parallel
-        {
-            std::vector<float> room(times * classes * LANES);
-#pragma omp for schedule(static)
-            for (i64 row = 0; row < rows; ++row) work(row, room.data());
-        }
+    void each_row(i64 first, i64 number, i64 times, Work work) const {
+        std::vector<float> room(times * classes * LANES);
+        for (i64 row = first; row < first + number; ++row) work(row, room.data());
+    }
+
+    // The same for all rows, shared among threads.
+    template <typename Work>
+    void all_rows(i64 rows, i64 times, Work work) const {
+        among_threads(rows, 1, [=](i64 first, i64 number) { each_row(first, number, times, work); });
     }
 
     // Writes numbers in proportion to what softmax makes of logits, LANES of a class apart; gives what makes
@@ -81,34 +82,14 @@ extern "C" {
 
 // Probabilities (rows, classes, groups) from logits, a share `mix` of the uniform distribution among them, and
 // a one-hot draw from them by `uniforms` (rows, groups), with `living` (rows) in the place of one. The classes
-// drawn are in `picked` (rows, groups), -1 where nobody lives.
+// drawn are in `picked` (rows, groups), -1 where nobody lives. Probabilities may be null.
 void draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn,
           std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
-    const Distribution of{mix, classes, groups};
-    of.each_row(rows, 1, [=](i64 row, float* powers) {
-        const float alive = living[row];
-        each(groups, [=](i64 g, auto kind) {
-            using T = decltype(kind);
-            const i64 first = row * of.size() + g;
-            const T scale = of.softmax<T>(logits + first, powers);
-            const T u = load<T>(uniforms + row * groups + g);
-            T sum = {}, number = {};  // of probabilities so far, of classes that u is beyond
-            T before = T() + 1.0f;  // 1 if it is beyond the class before
-            for (i64 c = 0; c < classes; ++c) {
-                const T p = of.least() + scale * load<T>(powers + c * LANES);
-                store(probs + first + c * groups, p);
-                sum += p;
-                // Rounding can leave the sum of all below the uniform number.
-                const T passed = c + 1 < classes ? (sum <= u ? T() + 1.0f : T()) : T();
-                store<T>(drawn + first + c * groups, (before - passed) * alive);
-                before = passed;
-                number += passed;
-            }
-            float numbers[LANES];
-            store(numbers, number);
-            for (i64 l = 0; l < static_cast<i64>(sizeof(T) / sizeof(float)); ++l)
-                picked[row * groups + g + l] = static_cast<std::int16_t>(alive > 0 ? numbers[l] : -1.0f);
-        });
+    const i64 size = classes * groups;
+    among_threads(rows, 1, [=](i64 first, i64 number) {
+        rows::draw(logits + first * size, uniforms + first * groups, living + first,
+                   probs ? probs + first * size : probs, drawn + first * size, picked + first * groups, mix,
+                   number, classes, groups);
     });
 }
 
@@ -117,7 +98,7 @@ void draw(const F* logits, const float* uniforms, const float* living, float* pr
 void draw_back(const F* of_drawn, const F* also, const float* of_probs, const float* probs,
                const float* living, F* of_logits, float mix, i64 rows, i64 classes, i64 groups) {
     const Distribution of{mix, classes, groups};
-    of.each_row(rows, 1, [=](i64 row, float* d) {
+    of.each_row(0, rows, 1, [=](i64 row, float* d) {
         const float alive = living[row];
         each(groups, [=](i64 g, auto kind) {
             using T = decltype(kind);
@@ -139,7 +120,7 @@ void draw_back(const F* of_drawn, const F* also, const float* of_probs, const fl
 void kl(const float* probs, const F* logits, float* divergence, float mix, i64 rows, i64 classes,
         i64 groups) {
     const Distribution of{mix, classes, groups};
-    of.each_row(rows, 1, [=](i64 row, float* powers) {
+    of.all_rows(rows, 1, [=](i64 row, float* powers) {
         Sum sum;
         each(groups, [&](i64 g, auto kind) {
             using T = decltype(kind);
@@ -159,7 +140,7 @@ void kl(const float* probs, const F* logits, float* divergence, float mix, i64 r
 void kl_back(const float* of_divergence, const float* probs, const F* logits, float* of_probs, F* of_logits,
              float mix, float share, i64 rows, i64 classes, i64 groups) {
     const Distribution of{mix, classes, groups};
-    of.each_row(rows, 2, [=](i64 row, float* q) {
+    of.all_rows(rows, 2, [=](i64 row, float* q) {
         float* of_q = q + classes * LANES;
         const float of_p = (1.0f - share) * of_divergence[row], of_ratio = -share * of_divergence[row];
         each(groups, [=](i64 g, auto kind) {
@@ -182,3 +163,33 @@ void kl_back(const float* of_divergence, const float* probs, const F* logits, fl
 }
 
 }  // extern "C"
+
+void rows::draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn,
+                std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
+    const Distribution of{mix, classes, groups};
+    of.each_row(0, rows, 1, [=](i64 row, float* powers) {
+        const float alive = living[row];
+        each(groups, [=](i64 g, auto kind) {
+            using T = decltype(kind);
+            const i64 first = row * of.size() + g;
+            const T scale = of.softmax<T>(logits + first, powers);
+            const T u = load<T>(uniforms + row * groups + g);
+            T sum = {}, number = {};  // of probabilities so far, of classes that u is beyond
+            T before = T() + 1.0f;  // 1 if it is beyond the class before
+            for (i64 c = 0; c < classes; ++c) {
+                const T p = of.least() + scale * load<T>(powers + c * LANES);
+                if (probs) store(probs + first + c * groups, p);
+                sum += p;
+                // Rounding can leave the sum of all below the uniform number.
+                const T passed = c + 1 < classes ? (sum <= u ? T() + 1.0f : T()) : T();
+                store<T>(drawn + first + c * groups, (before - passed) * alive);
+                before = passed;
+                number += passed;
+            }
+            float numbers[LANES];
+            store(numbers, number);
+            for (i64 l = 0; l < static_cast<i64>(sizeof(T) / sizeof(float)); ++l)
+                picked[row * groups + g + l] = static_cast<std::int16_t>(alive > 0 ? numbers[l] : -1.0f);
+        });
+    });
+}

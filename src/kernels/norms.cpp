@@ -1,12 +1,9 @@
 // Layer norms, and SiLU, in one pass over their rows, where torch would make several.
 //
-// Matrices lie row by row without gaps. Rows are shared among OpenMP's threads, always in the same way, so
-// that the same call gives the same bits. `..._back` has the gradients.
+// Matrices lie row by row without gaps. `..._back` has the gradients.
 
-#include "numbers.h"
+#include "rows.h"
 
-#include <algorithm>
-#include <omp.h>
 #include <vector>
 
 namespace {
@@ -46,15 +43,6 @@ inline void norm_statistics(At at, i64 width, float& mean, float& scale) {
     scale = 1.0f / std::sqrt((variance < 0 ? 0.0f : variance) + EPSILON);
 }
 
-// `each`, shared among threads.
-template <typename Work>
-inline void each_in_parts(i64 size, Work work) {
-    constexpr i64 PART = 1024;
-#pragma omp parallel for schedule(static)
-    for (i64 part = 0; part < size; part += PART)
-        each(std::min(PART, size - part), [=](i64 i, auto kind) { work(part + i, kind); });
-}
-
 // Numbers that a product gave, and the bias that is added to them.
 struct Linear {
     const F* products;
@@ -74,7 +62,6 @@ extern "C" {
 // there are `repeat` rows, which come again and again.
 void add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, float* mean, float* scale,
               i64 rows, i64 width) {
-#pragma omp parallel for schedule(static)
     for (i64 first = 0; first < rows; first += BLOCK) {
         const i64 end = std::min(first + BLOCK, rows);
         for (i64 row = first; row < end; ++row) {
@@ -99,7 +86,6 @@ void add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, f
 // Adds to g, the gradient of the total by others, that by its norm; `rounded` gets the sum, too.
 void add_norm_back(const F* of_normed, const float* total, const float* mean, const float* scale, float* g,
                    F* rounded, i64 rows, i64 width) {
-#pragma omp parallel for schedule(static)
     for (i64 first = 0; first < rows; first += BLOCK) {
         const i64 end = std::min(first + BLOCK, rows);
         float shift[BLOCK], slope[BLOCK];
@@ -132,41 +118,25 @@ void add_norm_back(const F* of_normed, const float* total, const float* mean, co
     }
 }
 
+void silu(const F* x, F* out, i64 size) {
+    each(size, [=](i64 i, auto kind) { store(out + i, silu_of(load<decltype(kind)>(x + i))); });
+}
+
+void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
+    each(size, [=](i64 i, auto kind) {
+        using T = decltype(kind);
+        store<T>(of_x + i, load<T>(of_out + i) * silu_slope(load<T>(x + i)));
+    });
+}
+
 // SiLU of the layer norm, with gain and bias, of x (rows, width) plus what is `added` (width) to it; keeps the
 // norm's mean and scale (rows). `out` has the mean of each `over` rows that follow each other.
 void norm_silu(const F* x, const float* added, const float* gain, const float* bias, F* out, float* mean,
                float* scale, i64 over, i64 rows, i64 width) {
-    const float share = 1.0f / over;
-    const i64 block = over > 1 ? over : BLOCK;
-#pragma omp parallel
-    {
-        std::vector<float> sums(width);
-#pragma omp for schedule(static)
-        for (i64 first = 0; first < rows; first += block) {
-            const i64 end = std::min(first + block, rows);
-            for (i64 row = first; row < end; ++row)
-                norm_statistics(Linear{x + row * width, added}, width, mean[row], scale[row]);
-            float* sum = sums.data();
-            if (over > 1) std::fill_n(sum, width, 0.0f);
-            for (i64 row = first; row < end; ++row) {
-                const Linear at{x + row * width, added};
-                const float m = mean[row], s = scale[row];
-                F* to = out + row * width;
-                each(width, [=](i64 i, auto kind) {
-                    using T = decltype(kind);
-                    const T n = (at(i, kind) - m) * s;
-                    const T activated = silu_of<T>(n * load<T>(gain + i) + load<T>(bias + i));
-                    if (over > 1)
-                        store(sum + i, load<T>(sum + i) + activated);
-                    else
-                        store(to + i, activated);
-                });
-            }
-            F* to = out + first / over * width;
-            if (over > 1)
-                each(width, [=](i64 i, auto kind) { store(to + i, share * load<decltype(kind)>(sum + i)); });
-        }
-    }
+    among_threads(rows, over > 1 ? over : BLOCK, [=](i64 first, i64 number) {
+        rows::norm_silu(x + first * width, added, gain, bias, out + first / over * width, mean + first,
+                        scale + first, over, number, width);
+    });
 }
 
 // The gradient of x. Those of what is added, of gain and bias are added to `parts` (3, shares, width): each of
@@ -174,49 +144,78 @@ void norm_silu(const F* x, const float* added, const float* gain, const float* b
 void norm_silu_back(const F* of_out, const F* x, const float* added, const float* gain, const float* bias,
                     const float* mean, const float* scale, F* of_x, float* parts, i64 over, i64 shares,
                     i64 rows, i64 width) {
-    const float weight = 1.0f / over;
 #pragma omp parallel for schedule(static)
     for (i64 share = 0; share < shares; ++share) {
-        std::vector<float> of_normed(width);
-        float *d = of_normed.data(), *of_added = parts + share * width;
-        float *of_gain = of_added + shares * width, *of_bias = of_gain + shares * width;
-        for (i64 row = rows * share / shares; row < rows * (share + 1) / shares; ++row) {
-            const F* g = of_out + row / over * width;
-            const Linear at{x + row * width, added};
-            F* out = of_x + row * width;
-            const float m = mean[row], s = scale[row];
-            Sum all, along;
-            each(width, [&](i64 i, auto kind) {
-                using T = decltype(kind);
-                const T n = (at(i, kind) - m) * s, gains = load<T>(gain + i);
-                const T of_v = weight * load<T>(g + i) * silu_slope<T>(n * gains + load<T>(bias + i));
-                store<T>(of_gain + i, load<T>(of_gain + i) + of_v * n);
-                store<T>(of_bias + i, load<T>(of_bias + i) + of_v);
-                const T of_n = of_v * gains;
-                store(d + i, of_n);
-                all += of_n;
-                along += of_n * n;
-            });
-            const float shift = all.total() / width, slope = along.total() * s / width;
-            each(width, [=](i64 i, auto kind) {
-                using T = decltype(kind);
-                const T of_both = s * (load<T>(d + i) - shift - (at(i, kind) - m) * slope);
-                store(out + i, of_both);
-                store<T>(of_added + i, load<T>(of_added + i) + of_both);
-            });
-        }
+        float *of_added = parts + share * width, *of_gain = of_added + shares * width;
+        rows::norm_silu_back(of_out, x, added, gain, bias, mean, scale, of_x, of_added, of_gain,
+                             of_gain + shares * width, over, rows * share / shares,
+                             rows * (share + 1) / shares, width);
     }
 }
 
-void silu(const F* x, F* out, i64 size) {
-    each_in_parts(size, [=](i64 i, auto kind) { store(out + i, silu_of(load<decltype(kind)>(x + i))); });
-}
-
-void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
-    each_in_parts(size, [=](i64 i, auto kind) {
-        using T = decltype(kind);
-        store<T>(of_x + i, load<T>(of_out + i) * silu_slope(load<T>(x + i)));
-    });
-}
-
 }  // extern "C"
+
+void rows::norm_silu(const F* x, const float* added, const float* gain, const float* bias, F* out, float* mean,
+                     float* scale, i64 over, i64 rows, i64 width) {
+    const float share = 1.0f / over;
+    const i64 block = over > 1 ? over : BLOCK;
+    std::vector<float> sums(over > 1 ? width : 0);
+    for (i64 first = 0; first < rows; first += block) {
+        const i64 end = std::min(first + block, rows);
+        for (i64 row = first; row < end; ++row)
+            norm_statistics(Linear{x + row * width, added}, width, mean[row], scale[row]);
+        float* sum = sums.data();
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (i64 row = first; row < end; ++row) {
+            const Linear at{x + row * width, added};
+            const float m = mean[row], s = scale[row];
+            F* to = out + row * width;
+            each(width, [=](i64 i, auto kind) {
+                using T = decltype(kind);
+                const T n = (at(i, kind) - m) * s;
+                const T activated = silu_of<T>(n * load<T>(gain + i) + load<T>(bias + i));
+                if (over > 1)
+                    store(sum + i, load<T>(sum + i) + activated);
+                else
+                    store(to + i, activated);
+            });
+        }
+        F* to = out + first / over * width;
+        if (over > 1)
+            each(width, [=](i64 i, auto kind) { store(to + i, share * load<decltype(kind)>(sum + i)); });
+    }
+}
+
+// Of the rows from `first` to `end`, of all that the pointers are to.
+void rows::norm_silu_back(const F* of_out, const F* x, const float* added, const float* gain,
+                          const float* bias, const float* mean, const float* scale, F* of_x, float* of_added,
+                          float* of_gain, float* of_bias, i64 over, i64 first, i64 end, i64 width) {
+    const float weight = 1.0f / over;
+    std::vector<float> of_normed(width);
+    float* d = of_normed.data();
+    for (i64 row = first; row < end; ++row) {
+        const F* g = of_out + row / over * width;
+        const Linear at{x + row * width, added};
+        F* out = of_x + row * width;
+        const float m = mean[row], s = scale[row];
+        Sum all, along;
+        each(width, [&](i64 i, auto kind) {
+            using T = decltype(kind);
+            const T n = (at(i, kind) - m) * s, gains = load<T>(gain + i);
+            const T of_v = weight * load<T>(g + i) * silu_slope<T>(n * gains + load<T>(bias + i));
+            store<T>(of_gain + i, load<T>(of_gain + i) + of_v * n);
+            store<T>(of_bias + i, load<T>(of_bias + i) + of_v);
+            const T of_n = of_v * gains;
+            store(d + i, of_n);
+            all += of_n;
+            along += of_n * n;
+        });
+        const float shift = all.total() / width, slope = along.total() * s / width;
+        each(width, [=](i64 i, auto kind) {
+            using T = decltype(kind);
+            const T of_both = s * (load<T>(d + i) - shift - (at(i, kind) - m) * slope);
+            store(out + i, of_both);
+            store<T>(of_added + i, load<T>(of_added + i) + of_both);
+        });
+    }
+}

@@ -1,9 +1,7 @@
 // Sums of rows of a table (classes, groups, width): products with ones and zeros, of which each group has one 1.
 
-#include "numbers.h"
+#include "rows.h"
 
-#include <algorithm>
-#include <omp.h>
 #include <utility>
 #include <vector>
 
@@ -71,15 +69,9 @@ extern "C" {
 // Adds to out (rows, width) the rows of the table that the classes (rows, groups) pick; a negative one picks
 // nothing.
 void add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups, i64 width) {
-#pragma omp parallel for schedule(static)
-    for (i64 row = 0; row < rows; ++row) {
-        const std::int16_t* classes = picked + row * groups;
-        add_rows(out + row * width, width, [=](i64 column, auto give) {
-            const F* from = table + column;
-            for (i64 g = 0; g < groups; ++g)
-                if (classes[g] >= 0) give(from + (classes[g] * groups + g) * width);
-        });
-    }
+    among_threads(rows, 1, [=](i64 first, i64 number) {
+        rows::add_picked(picked + first * groups, table, out + first * width, number, groups, width);
+    });
 }
 
 // Adds the gradient of the table to `of_table`. A thread has the same groups of all blocks of rows, so no two
@@ -114,3 +106,14 @@ void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_tabl
 }
 
 }  // extern "C"
+
+void rows::add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups, i64 width) {
+    for (i64 row = 0; row < rows; ++row) {
+        const std::int16_t* classes = picked + row * groups;
+        add_rows(out + row * width, width, [=](i64 column, auto give) {
+            const F* from = table + column;
+            for (i64 g = 0; g < groups; ++g)
+                if (classes[g] >= 0) give(from + (classes[g] * groups + g) * width);
+        });
+    }
+}

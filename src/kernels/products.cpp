@@ -3,9 +3,9 @@
 // spends half of its time on that in bfloat16.
 
 #include "panels.h"
+#include "rows.h"
 
 #include <atomic>
-#include <omp.h>
 
 #if defined(ROUNDED) && defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
 #define TILES
@@ -108,28 +108,24 @@ void multiply(const F* a, const F* panels, const float* bias, F* out, i64 rows, 
     const i64 block = tiled ? TILED : ROWS;
     // Groups end with whole blocks, but for the last one.
     auto start = [=](i64 group) { return group < groups ? rows * group / groups / block * block : rows; };
-#pragma omp parallel
-    {
-        const Tiled within(tiled);
-        alignas(64) float sums[TILED * PANEL];
-#pragma omp for collapse(2) schedule(static)
-        for (i64 group = 0; group < groups; ++group)
-            for (i64 column = 0; column < columns; column += PANEL) {
-                const F* panel = panels + column * depth;
-                const i64 end = start(group + 1), number = std::min(PANEL, columns - column);
-                for (i64 next = start(group); next < end; next += block) {
-                    // The last tiles have some rows again of those before.
-                    const i64 row = tiled ? std::min(next, end - TILED) : next;
-                    const i64 few = std::min(block, end - row);
-                    if (tiled)
-                        sum_up_in_tiles(a + row * inner, inner, panel, sums, inner);
-                    else
-                        sum_up(a + row * inner, inner, panel, sums, few, inner);
-                    F* to = out + row * columns + column;
-                    write_sums(sums, bias ? bias + column : bias, 0, to, columns, few, number);
-                }
+    const Tiled within(tiled);
+    alignas(64) float sums[TILED * PANEL];
+    for (i64 group = 0; group < groups; ++group)
+        for (i64 column = 0; column < columns; column += PANEL) {
+            const F* panel = panels + column * depth;
+            const i64 end = start(group + 1), number = std::min(PANEL, columns - column);
+            for (i64 next = start(group); next < end; next += block) {
+                // The last tiles have some rows again of those before.
+                const i64 row = tiled ? std::min(next, end - TILED) : next;
+                const i64 few = std::min(block, end - row);
+                if (tiled)
+                    sum_up_in_tiles(a + row * inner, inner, panel, sums, inner);
+                else
+                    sum_up(a + row * inner, inner, panel, sums, few, inner);
+                F* to = out + row * columns + column;
+                write_sums(sums, bias ? bias + column : bias, 0, to, columns, few, number);
             }
-    }
+        }
 }
 
 }  // extern "C"

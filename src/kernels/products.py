@@ -1,4 +1,4 @@
-"""Products of many rows with the same matrix."""
+"""Matrices that kernels multiply many rows by."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ import kernels
 PANEL = DEPTH = 32  # the most that panels.h has
 
 
-class Matrix:
-    """What rows are multiplied by: laid out once, in the order in which a product reads it.
+def laid_out(weight: Tensor, factors: torch.dtype, turned: bool = False) -> Tensor:
+    """What rows are multiplied by, in the order in which a product reads it.
 
     Args:
         weight: (outputs, inputs) float32 of a linear layer.
@@ -17,17 +17,10 @@ class Matrix:
         turned: rows of ``outputs`` numbers are multiplied by the weight itself, which gives the gradient of
             the layer's input. Otherwise rows of ``inputs`` are multiplied by its transpose.
     """
-
-    def __init__(self, weight: Tensor, factors: torch.dtype, turned: bool = False) -> None:
-        weight = weight.contiguous()
-        matrix = weight if turned else weight.T
-        (inner, self.columns), self._kernels = matrix.shape, kernels.of(factors)
-        panels, depth = -(-self.columns // PANEL), -(-inner // DEPTH) * DEPTH
-        self._laid_out = torch.empty(panels, depth, PANEL, dtype=factors)
-        self._kernels.lay_out(weight, *matrix.stride(), self._laid_out, *matrix.shape)
-
-    def times(self, rows: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(R, inner) -> (R, columns), with a float32 ``bias`` (columns) added if there is one."""
-        out = rows.new_empty(len(rows), self.columns)
-        self._kernels.multiply(rows, self._laid_out, bias, out, *rows.shape, self.columns)
-        return out
+    weight = weight.contiguous()
+    matrix = weight if turned else weight.T
+    inner, columns = matrix.shape
+    panels, depth = -(-columns // PANEL), -(-inner // DEPTH) * DEPTH
+    result = torch.empty(panels, depth, PANEL, dtype=factors)
+    kernels.of(factors).lay_out(weight, *matrix.stride(), result, *matrix.shape)
+    return result

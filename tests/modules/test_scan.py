@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.world_models import scan
+from modules.world_models import scan_layers
 from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
 from torch_alone import needs_kernels, torch_alone
 
@@ -128,7 +128,8 @@ def results(model: WorldModel) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("number", [1, 4, 11])
 def test_states_advance_as_one_by_one(number: int, monkeypatch) -> None:
-    monkeypatch.setattr(scan, "PIECE", 12)  # four moments of three agents
+    monkeypatch.setattr(scan_layers, "MOST_ROWS", 6)  # two moments of three agents
+    monkeypatch.setattr(scan_layers, "LEAST_ROWS", 1)
     model = make_model()
     torch.manual_seed(3)
     z, picked = model.latents.draw(torch.zeros(number, 3, model.latents.size), torch.rand(number, 3) < 0.8)

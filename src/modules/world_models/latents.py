@@ -76,11 +76,10 @@ class CategoricalLatents(NamedTuple):
                 z = self.sample(self.probs(logits), uniforms) * living.unsqueeze(-1)
                 return Drawn(z, self.picked(z))
             logits = logits.contiguous()
-            probs, z = torch.empty_like(logits, dtype=torch.float32), torch.empty_like(logits)
-            picked = torch.empty_like(uniforms, dtype=torch.int16)
+            z, picked = torch.empty_like(logits), torch.empty_like(uniforms, dtype=torch.int16)
             given = (logits, uniforms, living.float().contiguous())
             sizes = (self.uniform_mix, living.numel(), self.classes, self.groups)
-            kernels.of(logits.dtype).draw(*given, probs, z, picked, *sizes)
+            kernels.of(logits.dtype).draw(*given, None, z, picked, *sizes)
             return Drawn(z, picked)
 
     def picked(self, z: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""The world model's scan over real play for a CPU: the loop of ``WorldModel.observe`` by the layers of
-``scan_layers``, which have kernels and gradients of their own."""
+"""The world model's scan over real play for a CPU: the loop of ``WorldModel.observe`` by one kernel, with
+gradients of its own, and a step of imagination by another."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+import kernels
 from modules.gru import new_state_doubled
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, FusionLayer
-from modules.world_models.scan_layers import Cell, Extent, Fusion, Head, Linear, Picks, Weights
+from modules.world_models.scan_layers import (
+    Cell,
+    Entries,
+    Extent,
+    Fusion,
+    Head,
+    Linear,
+    Picks,
+    Weights,
+    windows_of_piece,
+)
 from utils.compute import factor_dtype
 
 if TYPE_CHECKING:
     from modules.world_models.world_model import LatentState, WorldModel
-
-
-PIECE = 1280  # rows that `Ahead` moves together, so that they stay in a core's cache
 
 
 class Play(NamedTuple):
@@ -60,10 +68,7 @@ def scan(model: WorldModel, play: Play) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Ahead:
-    """Moves states of a model ahead, without gradients, as long as its weights don't change.
-
-    They are moved in pieces of the same size; the last one may begin within the one before.
-    """
+    """Moves states of a model ahead, without gradients, as long as its weights don't change."""
 
     def __init__(self, model: WorldModel) -> None:
         self.model = model
@@ -72,20 +77,16 @@ class Ahead:
     @torch.no_grad()
     def advance(self, state: LatentState, actions: Tensor) -> Tensor:
         """The deterministic states (N, n, width) that states and actions (N, n) int64 lead to."""
-        h, z = state.h, state.classes(self.model.latents)
-        number, agents, width = h.shape
-        size = -(-number // -(-number * agents // PIECE))
+        h, z = state.h.contiguous(), state.classes(self.model.latents).contiguous()
         taken, after = _classes(actions, self.model.n_actions), torch.empty_like(h)
-        factors = factor_dtype(h)  # under the caller's autocast
+        number, agents, _ = h.shape
+        factors, threads = factor_dtype(h), torch.get_num_threads()  # as the caller's autocast has it
+        of_piece = windows_of_piece(number, agents)
         with torch.autocast("cpu", enabled=False):
-            fusion, cell = self._layers(size, factors)
-            for end in range(size, number + size, size):
-                piece = slice(min(end, number) - size, min(end, number))
-                fusion.project.z[0] = z[piece].flatten(0, 1)
-                fusion.project.actions[0] = taken[piece].flatten(0, 1)
-                fusion.forward(0, cell.of_input.inputs[0])
-                moved = cell.forward(0, h[piece].flatten(0, 1).contiguous())
-                after[piece] = moved.view(size, agents, width)
+            fusion, cell = self._layers(threads * of_piece, factors)
+        entries = (*Extent(1, number, agents, factors, kept=False).entries(of_piece),)
+        entries += (*fusion.entries(back=False), *cell.entries(back=False), h, z, taken, after)
+        kernels.of(factors).advance(entries, threads)
         return after
 
     def _make_layers(self, size: int, factors: torch.dtype) -> tuple[Fusion[Picks], Cell]:
@@ -159,95 +160,71 @@ def _after(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Te
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shape: Shape, kept: bool, *given: Tensor) -> tuple[Tensor, ...]:
-        play, weights = Play(*given[:5]), iter(given[5:])
-        ctx.layers = _Layers(shape, kept, play, weights)
-        results = ctx.layers.forward(play)
-        ctx.save_for_backward(results[0], results[2])
+        ctx.layers = _Layers(shape, kept, Play(*given[:5]), iter(given[5:]))
+        results = ctx.layers.forward()
+        ctx.save_for_backward(results[0], results[2], results[3])
         ctx.mark_non_differentiable(results[3])
         return results
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:
-        results = ctx.saved_tensors
+        states, posteriors, picked = ctx.saved_tensors
         layers, ctx.layers = ctx.layers, None  # what they keep of every step is freed
-        of_embedded = layers.backward(results, *(x.flatten(1, 2).contiguous() for x in of_results[:3]))
-        return None, None, of_embedded, None, None, None, None, *layers.gradients()
+        of_embedded = layers.backward(states, posteriors, *(x.contiguous() for x in of_results[:3]))
+        return None, None, of_embedded, None, None, None, None, *layers.gradients(picked)
 
 
 class _Layers:
-    """The networks of the scan. Tensors have a step's rows (B * n) in one dimension, behind that of time."""
+    """The networks of the scan, and the play that they go over; tensors (T, B, n, ...)."""
 
     def __init__(self, shape: Shape, kept: bool, play: Play, weights: Weights) -> None:
-        steps, batch, agents, self.width = play.embedded.shape
-        self.extent = extent = Extent(steps, batch, agents, shape.factors, kept)
-        self.latents = shape.latents
+        self.shape, self.latents = play.embedded.shape, shape.latents
+        self.extent = extent = Extent(*self.shape[:3], shape.factors, kept)
         self.obs_fusion = Fusion(extent, weights, Linear(extent, weights, bias=False), *shape.obs_fusion)
         self.posterior_head = Head(extent, weights)
         self.act_fusion = Fusion(extent, weights, Picks(extent, weights, shape.latents), *shape.act_fusion)
         self.cell = Cell(extent, weights)
-        self.goes_on = play.goes_on.expand(-1, -1, agents, -1).flatten(1, 2)
-        self.living = play.living.flatten(1).contiguous()
+        self.embedded, self.uniforms, self.living, self.goes_on = (
+            x.contiguous() for x in (play.embedded, play.uniforms, play.living, play.goes_on)
+        )
+        self.actions = _classes(play.actions, self.act_fusion.project.n_actions).contiguous()
 
-    def forward(self, play: Play) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """States, latents, posterior probabilities and the latents' classes (T, B, n, ...)."""
-        extent, latents, width = self.extent, self.latents, self.width
-        shape = play.embedded.shape[:3]
-        states = torch.empty(*shape, width)
-        drawn = torch.empty(*shape, latents.size, dtype=extent.factors)
+    def entries(self, back: bool) -> Entries:
+        """What the kernels are told of the layers, and of whom there is at which step."""
+        extent, (_, batch, agents, width) = self.extent, self.shape
+        yield from extent.entries(windows_of_piece(batch, agents))
+        yield from (width, self.latents.classes, self.latents.groups)
+        for layer in (self.obs_fusion, self.posterior_head, self.act_fusion, self.cell):
+            yield from layer.entries(back)
+        yield from (self.living, self.goes_on)
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """States, latents, posterior probabilities and the latents' classes."""
+        latents, shape = self.latents, self.shape[:3]
+        states = torch.empty(self.shape)
+        drawn = torch.empty(*shape, latents.size, dtype=self.extent.factors)
         posteriors = torch.empty(*shape, latents.classes, latents.groups)
-        embedded, uniforms = (x.flatten(1, 2).contiguous() for x in (play.embedded, play.uniforms))
-        done = self.act_fusion.project
-        done.actions.copy_(_classes(play.actions.flatten(1), done.n_actions))
-        after = torch.zeros(extent.rows, width)
-        by_step = (x.flatten(1, 2).unbind() for x in (states, posteriors, drawn))
-        for t, (h, posterior, z) in enumerate(zip(*by_step, strict=True)):
-            torch.mul(after, self.goes_on[t], out=h)
-            seen = self.obs_fusion.project.inputs[t]
-            seen[:, :width].copy_(embedded[t])
-            seen[:, width:].copy_(h)
-            self.obs_fusion.forward(t, self.posterior_head.hidden.inputs[t])
-            logits = self.posterior_head.forward(t)
-            given = (logits, uniforms[t], self.living[t])
-            extent.kernels.draw(*given, posterior, z, done.z[t], *self._distribution())
-            if t + 1 < extent.steps:
-                self.act_fusion.forward(t, self.cell.of_input.inputs[t])
-                after = self.cell.forward(t, h)
-        return states, drawn, posteriors, done.z.unflatten(1, shape[1:])
+        picked = torch.empty(*shape, latents.groups, dtype=torch.int16)
+        play = (self.embedded, self.uniforms, self.actions)
+        entries = (*self.entries(back=False), *play, states, posteriors, drawn, picked)
+        self.extent.kernels.scan(entries, latents.uniform_mix)
+        return states, drawn, posteriors, picked
 
     def backward(
-        self, results: tuple[Tensor, Tensor], of_hs: Tensor, of_zs: Tensor, of_posteriors: Tensor
+        self, states: Tensor, posteriors: Tensor, of_states: Tensor, of_drawn: Tensor, of_posteriors: Tensor
     ) -> Tensor:
-        """The gradient of the embedded observations from those of what ``forward`` returned.
-
-        ``results`` are its states and probabilities, gradients (T, R, ...).
-        """
-        states, posteriors = (x.flatten(1, 2) for x in results)
+        """The gradient of the embedded observations from those of what ``forward`` returned."""
         of_embedded = torch.empty_like(states)
-        later: Tensor | None = None  # the gradient of the state that the cell gave at this step
-        for t in reversed(range(self.extent.steps)):
-            of_h: Tensor = of_hs[t]
-            of_done: Tensor | None = None
-            if later is not None:
-                of_input, of_state = self.cell.backward(t, later, states[t])
-                of_h = of_state.add_(of_h)
-                of_done = self.act_fusion.backward(t, of_input)
-            given = (of_zs[t], of_done, of_posteriors[t], posteriors[t], self.living[t])
-            into = self.posterior_head.out.of_outputs[t]
-            self.extent.kernels.draw_back(*given, into, *self._distribution())
-            of_seen = self.obs_fusion.backward(t, self.posterior_head.backward(t))
-            of_embedded[t], of_state = of_seen.split(self.width, dim=-1)
-            later = of_state.add(of_h).mul_(self.goes_on[t])
-        return of_embedded.unflatten(1, (self.extent.batch, self.extent.agents))
+        results = (states, posteriors, of_states, of_drawn, of_posteriors)
+        self.extent.kernels.scan_back((*self.entries(back=True), *results, of_embedded), self.latents.uniform_mix)
+        return of_embedded
 
-    def _distribution(self) -> tuple[float, int, int, int]:
-        latents = self.latents
-        return latents.uniform_mix, self.extent.rows, latents.classes, latents.groups
-
-    def gradients(self) -> Iterator[Tensor]:
+    def gradients(self, picked: Tensor) -> Iterator[Tensor]:
         """Those of all weights, in the order in which they were taken."""
         steps = self.extent.steps
         yield from self.obs_fusion.gradients(steps)
         yield from self.posterior_head.gradients(steps)
-        yield from self.act_fusion.gradients(steps - 1)  # nothing follows the last step
+        # Nothing follows the last step.
+        yield from self.act_fusion.gradients(steps - 1, (picked.flatten(1, 2), self.actions.flatten(1, 2)))
         yield from self.cell.gradients(steps - 1)

@@ -1,13 +1,13 @@
-"""Layers of a scan over time for a CPU: products, kernels between them, and gradients written out by hand.
+"""Layers of a scan over time for a CPU: their weights, rooms for what they keep of all steps, and the gradients
+of weights. What they do at a step is in ``kernels/scan.cpp``, which has layers of the same names.
 
 Autograd keeps a node per operation and step, and adds the gradients of every weight up step by step. Here a
-layer is called with the number of a step, forwards and then backwards, and keeps what it needs of all steps
-next to each other in memory. Only what the recurrence itself needs is done step by step: the gradients of
-weights are taken once, of all steps together.
+layer keeps what it needs of all steps next to each other in memory. Only what the recurrence itself needs is
+done step by step: the gradients of weights are taken once, of all steps together.
 
-A step has R = batch * agents rows. A ``Linear`` finds its input in ``inputs[t]`` and the gradient of its
-output in ``of_outputs[t]``, where the layers around it write them: ``into`` is such a place.
-``gradients(steps)`` gives those of a layer's weights, in the order in which its constructor took them.
+A step has R = batch * agents rows. ``entries(back)`` is what the kernel is told of a layer, in the order of its
+members there; what only gradients need is in it if these are to be taken. ``gradients(steps)`` gives those of
+a layer's weights, in the order in which its constructor took them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels.products import Matrix
+from kernels.products import laid_out
 from modules.world_models.latents import CategoricalLatents
-from modules.world_models.layers import SHARES, gradient_of_table
+from modules.world_models.layers import gradient_of_table
 
 Weights = Iterator[Tensor]
+Entries = Iterator[Tensor | int | None]
+
+MOST_ROWS = 640  # that a thread takes through a layer together, so that they stay in a core's cache
+LEAST_ROWS = 32  # that tiles multiply: with less, results would depend on the number of threads
 
 
 @dataclass(frozen=True)
@@ -49,26 +53,40 @@ class Extent:
         return kernels.of(self.factors)
 
     def room(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A tensor (steps, *shape), of which all steps are the same memory where nothing is kept."""
-        return torch.empty(self.steps if self.kept else 1, *shape, dtype=dtype).expand(self.steps, *shape)
+        """A tensor (steps, R, *shape), of one step where nothing is kept."""
+        return torch.empty(self.steps if self.kept else 1, self.rows, *shape, dtype=dtype)
+
+    def entries(self, of_piece: int) -> Entries:
+        """With the number of windows that a thread takes together."""
+        yield from (self.steps, self.batch, self.agents, of_piece, int(self.kept))
+
+
+def windows_of_piece(windows: int, agents: int) -> int:
+    """How many of some windows a thread takes together: as many as leave none of the threads idle."""
+    threads = torch.get_num_threads()
+    pieces = -(-windows * agents // (MOST_ROWS * threads)) * threads
+    return min(max(-(-windows // pieces), -(-LEAST_ROWS // agents)), windows)
 
 
 class Weighted:
     """A product with a weight (outputs, inputs), as seen from its output."""
 
     def __init__(self, extent: Extent, weight: Tensor) -> None:
-        self.factors, self.weight = extent.factors, weight
-        self.all_of_outputs = extent.room(extent.rows, len(weight), dtype=extent.factors)
-        self.of_outputs = self.all_of_outputs.unbind()
-
-    def backward(self, t: int) -> Tensor:
-        """The gradient of the input (R, inputs), as its factors are."""
-        return self.back_by_weight.times(self.of_outputs[t])
+        self.extent, self.weight = extent, weight
 
     @cached_property
-    def back_by_weight(self) -> Matrix:
-        """What gradients are multiplied by."""
-        return Matrix(self.weight, self.factors, turned=True)
+    def all_of_outputs(self) -> Tensor:
+        """Room for the gradients of what it puts out."""
+        return self.extent.room(len(self.weight), dtype=self.extent.factors)
+
+    @cached_property
+    def back_by_weight(self) -> Tensor:
+        """What these are multiplied by."""
+        return laid_out(self.weight, self.extent.factors, turned=True)
+
+    def of_outputs(self, steps: int) -> Tensor:
+        """The gradients (steps * R, outputs) of the first ``steps`` steps."""
+        return self.all_of_outputs[:steps].flatten(0, 1)
 
 
 class Linear(Weighted):
@@ -77,17 +95,16 @@ class Linear(Weighted):
     def __init__(self, extent: Extent, weights: Weights, bias: bool = True) -> None:
         super().__init__(extent, next(weights))
         self.bias = next(weights) if bias else None
-        self.by_weight = Matrix(self.weight, extent.factors)
-        self.all_inputs = extent.room(extent.rows, self.weight.shape[1], dtype=extent.factors)
-        self.inputs = self.all_inputs.unbind()
+        self.by_weight = laid_out(self.weight, extent.factors)
+        self.all_inputs = extent.room(self.weight.shape[1], dtype=extent.factors)
 
-    def forward(self, t: int) -> Tensor:
-        """(R, outputs), as its factors are."""
-        return self.by_weight.times(self.inputs[t], self.bias)
+    def entries(self, back: bool) -> Entries:
+        outputs, inputs = self.weight.shape
+        yield from (inputs, outputs, self.by_weight, self.back_by_weight if back else None)
+        yield from (self.bias, self.all_inputs, self.all_of_outputs if back else None)
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
-        """Of what the first ``steps`` steps did."""
-        of_outputs = self.all_of_outputs[:steps].flatten(0, 1)
+        of_outputs = self.of_outputs(steps)
         yield (of_outputs.T @ self.all_inputs[:steps].flatten(0, 1)).float()
         if self.bias is not None:
             yield of_outputs.sum(dim=0).float()
@@ -96,31 +113,30 @@ class Linear(Weighted):
 class Picks(Weighted):
     """``x W^T`` for an x of ones and zeros: latents and the action taken, each of which picks a column of W.
 
-    ``z[t]`` (R, groups) and ``actions[t]`` (R, 1), both int16, have their classes. Gradients reach the
-    latents alone.
+    Gradients reach the latents alone. Those of W need the classes that were picked, (steps, R, groups) and
+    (steps, R, 1) int16.
     """
 
     def __init__(self, extent: Extent, weights: Weights, latents: CategoricalLatents) -> None:
         of_both = next(weights).tensor_split([latents.size], dim=1)
         super().__init__(extent, of_both[0])
-        self.width, self.n_actions = of_both[1].shape
+        self.groups = latents.groups
         self.tables = [of.T.to(extent.factors).contiguous() for of in of_both]
-        rows = (extent.steps, extent.rows)
-        self.z, self.actions = (torch.empty(*rows, k, dtype=torch.int16) for k in (latents.groups, 1))
-        self.kernels = extent.kernels
 
-    def forward(self, t: int) -> Tensor:
-        """(R, outputs), as factors of products are."""
-        out = torch.zeros(self.z.shape[1], self.width, dtype=self.factors)
-        for picked, table in zip((self.z[t], self.actions[t]), self.tables, strict=True):
-            self.kernels.add_picked(picked, table, out, *picked.shape, self.width)
-        return out
+    @property
+    def n_actions(self) -> int:
+        """How many actions there are to pick from."""
+        return len(self.tables[1])
 
-    def gradients(self, steps: int) -> Iterator[Tensor]:
-        of_outputs = self.all_of_outputs[:steps].flatten(0, 1)
+    def entries(self, back: bool) -> Entries:
+        outputs, inputs = self.weight.shape
+        yield from (self.groups, inputs, outputs, *self.tables)
+        yield from (self.back_by_weight, self.all_of_outputs) if back else (None, None)
+
+    def gradients(self, steps: int, picked: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
         of_tables = [
-            gradient_of_table(picked[:steps].flatten(0, 1), of_outputs, len(table))
-            for picked, table in zip((self.z, self.actions), self.tables, strict=True)
+            gradient_of_table(classes[:steps].flatten(0, 1), self.of_outputs(steps), len(table))
+            for classes, table in zip(picked, self.tables, strict=True)
         ]
         yield torch.cat(of_tables).T
 
@@ -135,20 +151,11 @@ class AddNorm:
     """
 
     def __init__(self, extent: Extent, width: int) -> None:
-        self.rows, self.width, self.kernels = extent.rows, width, extent.kernels
-        self.totals = extent.room(extent.rows, width).unbind()
-        self.means, self.scales = (extent.room(extent.rows).unbind() for _ in range(2))
+        self.width = width
+        self.rooms = (extent.room(width), extent.room(), extent.room())  # the sum, the norm's mean and scale
 
-    def forward(self, t: int, x: Tensor, y: Tensor, into: Tensor) -> Tensor:
-        """The sum (R, width) of ``x``, whose rows come again and again if they are less, and ``y``."""
-        total, seen = self.totals[t], (self.means[t], self.scales[t])
-        self.kernels.add_norm(x, len(x), y, total, into, *seen, self.rows, self.width)
-        return total
-
-    def backward(self, t: int, of_normed: Tensor, of_total: Tensor, into: Tensor) -> None:
-        """Adds the gradient by the norm to ``of_total``."""
-        seen = (self.totals[t], self.means[t], self.scales[t])
-        self.kernels.add_norm_back(of_normed, *seen, of_total, into, self.rows, self.width)
+    def entries(self) -> Entries:
+        yield from (self.width, *self.rooms)
 
 
 class FusionLayer:
@@ -158,37 +165,27 @@ class FusionLayer:
     """
 
     def __init__(self, extent: Extent, weights: Weights, width: int, heads: int, alone: bool) -> None:
-        self.kernels = extent.kernels
-        self.query_key_value, self.attention_out, self.widen, self.narrow = self._linear = [
+        self.query_key_value, self.attention_out, self.widen, self.narrow = self.linear = [
             Linear(extent, weights) for _ in range(4)
         ]
-        self.attention_norm, self.feed_forward_norm = (AddNorm(extent, width) for _ in range(2))
-        groups, agents = (extent.rows, 1) if alone else (extent.batch, extent.agents)
-        self.sizes = (groups, agents, heads, width // heads)
-        self.shares = extent.room(groups, agents, agents, heads).unbind()
-        self.attending, self.hidden = ([torch.empty(0)] * extent.steps for _ in range(2))
+        self.norms = [AddNorm(extent, width) for _ in range(2)]
+        self.sizes = (width, heads, 1 if alone else extent.agents)
+        attending, hidden = (
+            extent.room(len(layer.weight), dtype=extent.factors)
+            for layer in (self.query_key_value, self.widen)
+        )
+        self.rooms = (attending, hidden, extent.room(self.sizes[2], heads))
 
-    def forward(self, t: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The residual stream (R, width) and what is to be added to it, from the same before."""
-        x = self.attention_norm.forward(t, x, y, self.query_key_value.inputs[t])
-        self.attending[t] = self.query_key_value.forward(t)
-        self.kernels.attend(self.attending[t], self.attention_out.inputs[t], self.shares[t], *self.sizes)
-        x = self.feed_forward_norm.forward(t, x, self.attention_out.forward(t), self.widen.inputs[t])
-        self.hidden[t] = self.widen.forward(t)
-        self.kernels.silu(self.hidden[t], self.narrow.inputs[t], self.hidden[t].numel())
-        return x, self.narrow.forward(t)
-
-    def backward(self, t: int, g: Tensor, into: Tensor) -> None:
-        """Makes ``g``, the gradient of the two outputs, that of the inputs; ``of_outputs`` has it, too."""
-        hidden, of_hidden = self.hidden[t], self.widen.of_outputs[t]
-        self.kernels.silu_back(self.narrow.backward(t), hidden, of_hidden, hidden.numel())
-        self.feed_forward_norm.backward(t, self.widen.backward(t), g, self.attention_out.of_outputs[t])
-        seen, of_seen = (self.attending[t], self.shares[t]), self.query_key_value.of_outputs[t]
-        self.kernels.attend_back(self.attention_out.backward(t), *seen, of_seen, *self.sizes)
-        self.attention_norm.backward(t, self.query_key_value.backward(t), g, into)
+    def entries(self, back: bool) -> Entries:
+        yield from self.sizes
+        for norm in self.norms:
+            yield from norm.entries()
+        for linear in self.linear:
+            yield from linear.entries(back)
+        yield from self.rooms
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
-        for linear in self._linear:
+        for linear in self.linear:
             yield from linear.gradients(steps)
 
 
@@ -203,26 +200,19 @@ class Fusion(Generic[Project]):
         width = self.of_agents.shape[1]
         self.layers = [FusionLayer(extent, weights, width, heads, alone) for _ in range(layers)]
         self.norm = AddNorm(extent, width)
-        self.rows = extent.rows
 
-    def forward(self, t: int, into: Tensor) -> None:
-        x, y = self.of_agents, self.project.forward(t)
+    def entries(self, back: bool) -> Entries:
+        yield from self.project.entries(back)
+        yield from (len(self.of_agents), self.of_agents, len(self.layers))
         for layer in self.layers:
-            x, y = layer.forward(t, x, y)
-        self.norm.forward(t, x, y, into)
+            yield from layer.entries(back)
+        yield from self.norm.entries()
 
-    def backward(self, t: int, of_normed: Tensor) -> Tensor:
-        """The gradient of what is projected, from that of the norm (R, width)."""
-        adding: list[Linear | Picks] = [self.project, *(layer.narrow for layer in self.layers)]
-        g = torch.zeros(self.rows, self.of_agents.shape[1])
-        self.norm.backward(t, of_normed, g, adding.pop().of_outputs[t])
-        for layer in reversed(self.layers):
-            layer.backward(t, g, adding.pop().of_outputs[t])
-        return self.project.backward(t)
-
-    def gradients(self, steps: int) -> Iterator[Tensor]:
-        yield from self.project.gradients(steps)
-        yield self.project.all_of_outputs[:steps].reshape(-1, *self.of_agents.shape).sum(dim=0).float()
+    def gradients(self, steps: int, *picked: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
+        """With what was ``picked`` where the projection picks."""
+        yield from self.project.gradients(steps, *picked)
+        of_stream = self.project.all_of_outputs[:steps].reshape(-1, *self.of_agents.shape)
+        yield of_stream.sum(dim=0).float()
         for layer in self.layers:
             yield from layer.gradients(steps)
 
@@ -234,26 +224,14 @@ class Head:
         self.hidden = Linear(extent, weights, bias=False)
         self.norm = [next(weights) for _ in range(3)]  # what is added before it, gain and bias
         self.out = Linear(extent, weights)
-        self.rows, self.width, self.kernels = extent.rows, self.out.weight.shape[1], extent.kernels
-        self.means, self.scales = (extent.room(extent.rows).unbind() for _ in range(2))
-        self.seen = [torch.empty(0)] * extent.steps
-        self.of_norm = torch.zeros(3, SHARES, self.width)  # parts of the gradients of its weights
+        width = self.out.weight.shape[1]
+        self.rooms = (extent.room(), extent.room(), extent.room(width, dtype=extent.factors))
+        self.of_norm = torch.zeros(3, extent.batch, width)  # each window's part of its weights' gradients
 
-    def forward(self, t: int) -> Tensor:
-        self.seen[t] = self.hidden.forward(t)
-        statistics = (self.means[t], self.scales[t])
-        sizes = (1, self.rows, self.width)
-        self.kernels.norm_silu(self.seen[t], *self.norm, self.out.inputs[t], *statistics, *sizes)
-        return self.out.forward(t)
-
-    def backward(self, t: int) -> Tensor:
-        """The gradient of what it reads, from that of its output, which ``out.of_outputs[t]`` has."""
-        seen = (self.seen[t], *self.norm, self.means[t], self.scales[t])
-        sizes = (1, SHARES, self.rows, self.width)
-        self.kernels.norm_silu_back(
-            self.out.backward(t), *seen, self.hidden.of_outputs[t], self.of_norm, *sizes
-        )
-        return self.hidden.backward(t)
+    def entries(self, back: bool) -> Entries:
+        for linear in (self.hidden, self.out):
+            yield from linear.entries(back)
+        yield from (*self.norm, *self.rooms, *self.of_norm)
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         yield from self.hidden.gradients(steps)
@@ -266,23 +244,12 @@ class Cell:
 
     def __init__(self, extent: Extent, weights: Weights) -> None:
         self.of_input, self.of_state = Linear(extent, weights), Linear(extent, weights)
-        self.sizes = (extent.rows, self.of_state.weight.shape[1])
-        self.kept = extent.room(extent.rows, 4, self.sizes[1]).unbind()
-        self.kernels = extent.kernels
+        self.kept = extent.room(4, self.of_state.weight.shape[1])
 
-    def forward(self, t: int, h: Tensor) -> Tensor:
-        """The state (R, width) after ``h``."""
-        self.of_state.inputs[t].copy_(h)
-        after = torch.empty_like(h)
-        by_both = (self.of_input.forward(t), self.of_state.forward(t))
-        self.kernels.gru(*by_both, h, after, self.kept[t], *self.sizes)
-        return after
-
-    def backward(self, t: int, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of input and state ``h`` from ``g``, that of the state after it."""
-        of_h, of_both = torch.empty_like(h), (self.of_input.of_outputs[t], self.of_state.of_outputs[t])
-        self.kernels.gru_back(g, h, self.kept[t], *of_both, of_h, *self.sizes)
-        return self.of_input.backward(t), of_h.add_(self.of_state.backward(t))
+    def entries(self, back: bool) -> Entries:
+        for linear in (self.of_input, self.of_state):
+            yield from linear.entries(back)
+        yield self.kept
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
         yield from self.of_input.gradients(steps)
