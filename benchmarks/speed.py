@@ -19,12 +19,12 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
-from math import inf, prod
+from math import inf
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -51,7 +51,7 @@ def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
     """Warm the case up, time it and return its row; run in a process of its own."""
     case, torch = _prepare(name, threads, setup)
     wait = torch.cuda.synchronize if setup.on_gpu else lambda: None  # until the GPU has done what it was told
-    operations = _operations(case, setup.on_gpu)
+    operations = _operations(case)
     if setup.on_gpu:
         _warm_up_gpu(case)
         torch.cuda.reset_peak_memory_stats()
@@ -80,7 +80,7 @@ def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
     }
 
 
-def _operations(case: Case, on_gpu: bool) -> float:
+def _operations(case: Case) -> float:
     """Floating-point operations in the products of one call, the second one.
 
     Nothing is played back, as what is can't be counted; nor can a GPU's recurrent layers over time.
@@ -89,9 +89,10 @@ def _operations(case: Case, on_gpu: bool) -> float:
 
     with patch("utils.cuda_graphs.WARM_UP", inf):
         case.call()
-        with FlopCounterMode(display=False) as counter, nullcontext([]) if on_gpu else our_products() as ours:
+        before = our_operations()
+        with FlopCounterMode(display=False) as counter:
             case.call()
-    return counter.get_total_flops() + sum(ours)
+    return counter.get_total_flops() + our_operations() - before
 
 
 def _warm_up_gpu(case: Case) -> None:
@@ -105,39 +106,18 @@ def _peak_memory() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-@contextmanager
-def our_products() -> Iterator[list[float]]:
-    """Counts the operations of products within kernels of our own, which torch doesn't see, call by call."""
+def our_operations() -> int:
+    """Floating-point operations so far in products within kernels of our own, which torch doesn't see."""
     import torch
 
     import kernels
 
-    def of_gru(states: Any, *others: Any) -> float:
-        *_, inputs, width = others
-        return 2 * len(states) * 3 * width * (inputs + width)
-
-    operations: dict[str, Callable[..., float]] = {
-        "multiply": lambda *arguments: 2 * prod(arguments[-3:]),
-        "gru_over_time": of_gru,
-        "gru_over_time_back": of_gru,
-    }
-    counted: list[float] = []
-
-    def counting(kernel: Callable[..., None], number: Callable[..., float]) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
-            counted.append(number(*arguments))
-            kernel(*arguments)
-
-        return call
-
-    with ExitStack() as stack:
-        for factors in (torch.float32, torch.bfloat16) if kernels.available() else ():
-            ours = kernels.of(factors)
-            for name in operations.keys() & vars(ours).keys():
-                kernel = getattr(ours, name)
-                stack.callback(setattr, ours, name, kernel)
-                setattr(ours, name, counting(kernel, operations[name]))
-        yield counted
+    number = torch.zeros(1, dtype=torch.int64)
+    total = 0
+    for factors in (torch.float32, torch.bfloat16) if kernels.available() else ():
+        kernels.of(factors).operations_so_far(number)
+        total += int(number)
+    return total
 
 
 def profile(name: str, threads: int, setup: Setup) -> str:

@@ -134,10 +134,10 @@ def world_model_update(setup: Setup, alg: str, shape: Shape, **changes: Any) -> 
 
 
 def of_the_scan() -> tuple[tuple[Any, str], ...]:
-    """The layers of the scan over time that a CPU has, forwards and backwards."""
-    from modules.world_models.scan_layers import Cell, Fusion, Head
+    """The scan over time that a CPU has, forwards and backwards."""
+    from modules.world_models.scan import Layers
 
-    return tuple(part for layer in (Fusion, Head, Cell) for part in those_of(layer, "forward", "backward"))
+    return those_of(Layers, "forward", "backward", "gradients")
 
 
 def policy_round(setup: Setup, alg: str, shape: Shape, **changes: Any) -> Case:

@@ -54,6 +54,7 @@ SIGNATURES = {
     "gru_over_time_back": "fffffffffflnnn",
     "lay_out": "fnnFnn",
     "multiply": "FFfFnnn",
+    "operations_so_far": "l",
     "scan": "gx",
     "scan_back": "gx",
     "advance": "gn",

@@ -54,6 +54,7 @@ std::vector<float> laid_out(const float* matrix, i64 by_row, i64 by_column, i64 
 // `added`, some numbers apart, if they aren't null.
 inline void multiply_rows(const float* a, const float* panels, const float* added, i64 apart, float* out,
                           i64 rows, i64 inner, i64 columns) {
+    count_product(rows, inner, columns);
     float sums[ROWS * PANEL];
     for (i64 column = 0; column < columns; column += PANEL)
         for (i64 first = 0; first < rows; first += ROWS) {

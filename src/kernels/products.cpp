@@ -18,6 +18,8 @@ namespace {
 constexpr i64 GROUP = 160;  // rows, about, that are multiplied by a panel while it is in the cache
 constexpr i64 TILED = 32;  // rows that are summed up in tiles
 
+std::atomic<i64> operations;
+
 #ifdef TILES
 
 constexpr i64 SIDE = PANEL / 2;  // of a tile of sums
@@ -94,7 +96,14 @@ inline void sum_up_in_tiles(const F*, i64, const F*, float*, i64) {}
 
 }  // namespace
 
+void count_product(i64 rows, i64 inner, i64 columns) {
+    operations.fetch_add(2 * rows * inner * columns, std::memory_order_relaxed);
+}
+
 extern "C" {
+
+// How many products and sums all products have taken so far.
+void operations_so_far(i64* number) { *number = operations; }
 
 void lay_out(const float* matrix, i64 by_row, i64 by_column, F* panels, i64 inner, i64 columns) {
     lay_out_panels(matrix, by_row, by_column, panels, inner, columns);
@@ -108,6 +117,7 @@ void multiply(const F* a, const F* panels, const float* bias, F* out, i64 rows, 
     const i64 block = tiled ? TILED : ROWS;
     // Groups end with whole blocks, but for the last one.
     auto start = [=](i64 group) { return group < groups ? rows * group / groups / block * block : rows; };
+    count_product(rows, inner, columns);
     const Tiled within(tiled);
     alignas(64) float sums[TILED * PANEL];
     for (i64 group = 0; group < groups; ++group)

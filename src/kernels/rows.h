@@ -26,6 +26,9 @@ void gru_back(const float* g, const float* h, const float* kept, F* of_input, F*
 void multiply(const F* a, const F* panels, const float* bias, F* out, i64 rows, i64 inner, i64 columns);
 }
 
+// Takes note of a product of `rows` with a matrix.
+void count_product(i64 rows, i64 inner, i64 columns);
+
 namespace rows {
 
 void norm_silu(const F* x, const float* added, const float* gain, const float* bias, F* out, float* mean,

@@ -38,7 +38,7 @@ def test_figures_come_with_the_machine(tmp_path: Path) -> None:
 def test_a_profile_names_parts() -> None:
     done = bench("--profile", "--only", "wm_small")
     assert done.returncode == 0, done.stderr
-    for part in ("observe", "Fusion.forward", "Cell.backward", "predict", "step", "aten::mm"):
+    for part in ("observe", "Layers.forward", "Layers.backward", "predict", "step", "aten::mm"):
         assert part in done.stdout
 
 

@@ -160,7 +160,7 @@ def _after(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Te
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shape: Shape, kept: bool, *given: Tensor) -> tuple[Tensor, ...]:
-        ctx.layers = _Layers(shape, kept, Play(*given[:5]), iter(given[5:]))
+        ctx.layers = Layers(shape, kept, Play(*given[:5]), iter(given[5:]))
         results = ctx.layers.forward()
         ctx.save_for_backward(results[0], results[2], results[3])
         ctx.mark_non_differentiable(results[3])
@@ -175,7 +175,7 @@ class _Scan(torch.autograd.Function):
         return None, None, of_embedded, None, None, None, None, *layers.gradients(picked)
 
 
-class _Layers:
+class Layers:
     """The networks of the scan, and the play that they go over; tensors (T, B, n, ...)."""
 
     def __init__(self, shape: Shape, kept: bool, play: Play, weights: Weights) -> None:
@@ -217,7 +217,8 @@ class _Layers:
         """The gradient of the embedded observations from those of what ``forward`` returned."""
         of_embedded = torch.empty_like(states)
         results = (states, posteriors, of_states, of_drawn, of_posteriors)
-        self.extent.kernels.scan_back((*self.entries(back=True), *results, of_embedded), self.latents.uniform_mix)
+        entries = (*self.entries(back=True), *results, of_embedded)
+        self.extent.kernels.scan_back(entries, self.latents.uniform_mix)
         return of_embedded
 
     def gradients(self, picked: Tensor) -> Iterator[Tensor]:

@@ -1,13 +1,13 @@
-"""Layers of a scan over time for a CPU: their weights, rooms for what they keep of all steps, and the gradients
-of weights. What they do at a step is in ``kernels/scan.cpp``, which has layers of the same names.
+"""Layers of a scan over time for a CPU: their weights, rooms for what they keep of all steps, and the
+gradients of weights. What they do at a step is in ``kernels/scan.cpp``, which has layers of the same names.
 
 Autograd keeps a node per operation and step, and adds the gradients of every weight up step by step. Here a
 layer keeps what it needs of all steps next to each other in memory. Only what the recurrence itself needs is
 done step by step: the gradients of weights are taken once, of all steps together.
 
-A step has R = batch * agents rows. ``entries(back)`` is what the kernel is told of a layer, in the order of its
-members there; what only gradients need is in it if these are to be taken. ``gradients(steps)`` gives those of
-a layer's weights, in the order in which its constructor took them.
+A step has R = batch * agents rows. ``entries(back)`` is what the kernel is told of a layer, in the order of
+its members there; what only gradients need is in it if these are to be taken. ``gradients(steps)`` gives those
+of its weights, in the order in which its constructor took them.
 """
 
 from __future__ import annotations
