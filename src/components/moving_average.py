@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MovingAverage:
@@ -16,14 +16,16 @@ class MovingAverage:
     """
 
     def __init__(self, average: nn.Module, source: nn.Module, decay: float) -> None:
-        self.average, self.source, self.decay = average, source, decay
+        self.decay = decay
         self.updates = 0
+        self._average: list[Tensor] = list(average.parameters())
+        self._source: list[Tensor] = list(source.parameters())
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the source's present weights."""
         kept = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.source.parameters()), 1 - kept)
+        torch._foreach_lerp_(self._average, self._source, 1 - kept)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -30,10 +30,22 @@ struct Given {
     }
 };
 
-// A piece's rows, and where they are in rooms.
+// A piece's rows, where they are in rooms, and its first window.
 struct Piece {
-    i64 at, rows;
+    i64 at, rows, window, agents;
 };
+
+// Adds the rows of each window of a piece to its sums (windows, width).
+inline void add_by_window(Piece piece, const F* x, float* sums, i64 width) {
+    float* sum = sums + piece.window * width;
+    for (i64 first = 0; first < piece.rows; first += piece.agents, sum += width)
+        each(width, [=](i64 i, auto kind) {
+            using T = decltype(kind);
+            T all = load<T>(sum + i);
+            for (i64 row = first; row < first + piece.agents; ++row) all += load<T>(x + row * width + i);
+            store(sum + i, all);
+        });
+}
 
 // x W^T, plus a bias unless it is null; `input_at` and `of_output_at` are where it finds x, and the gradient.
 struct Linear {
@@ -41,10 +53,11 @@ struct Linear {
     const F *const by_weight, *const back_by_weight;  // laid out; the latter for gradients alone
     const float* const bias;
     F *const input, *const of_output;  // rooms
+    float* const of_bias;  // sums of each window (windows, outputs), null where there is no bias
 
     explicit Linear(Given& given)
         : inputs(given), outputs(given), by_weight(given), back_by_weight(given), bias(given), input(given),
-          of_output(given) {}
+          of_output(given), of_bias(given) {}
 
     F* input_at(Piece piece) const { return input + piece.at * inputs; }
     F* of_output_at(Piece piece) const { return of_output + piece.at * outputs; }
@@ -55,6 +68,7 @@ struct Linear {
 
     void backward(Piece piece, F* of_input) const {
         multiply(of_output_at(piece), back_by_weight, nullptr, of_input, piece.rows, outputs, inputs);
+        if (of_bias) add_by_window(piece, of_output_at(piece), of_bias, outputs);
     }
 };
 
@@ -216,14 +230,15 @@ struct Head {
         out.forward(piece, logits);
     }
 
-    void backward(Piece piece, i64 window, i64 agents, F* of_normed) const {
+    void backward(Piece piece, F* of_normed) const {
         const auto of_out = scratch<F>(piece.rows * width());
         out.backward(piece, of_out.get());
-        for (i64 first = 0; first < piece.rows; first += agents, ++window)
+        for (i64 first = 0; first < piece.rows; first += piece.agents) {
+            const i64 sum = (piece.window + first / piece.agents) * width();
             rows::norm_silu_back(of_out.get(), seen + piece.at * width(), added, gain, bias, mean + piece.at,
-                                 scale + piece.at, hidden.of_output_at(piece), of_added + window * width(),
-                                 of_gain + window * width(), of_bias + window * width(), 1, first,
-                                 first + agents, width());
+                                 scale + piece.at, hidden.of_output_at(piece), of_added + sum, of_gain + sum,
+                                 of_bias + sum, 1, first, first + piece.agents, width());
+        }
         hidden.backward(piece, of_normed);
     }
 };
@@ -281,7 +296,9 @@ struct Extent {
             work(window, std::min(of_piece, windows - window) * agents);
     }
 
-    Piece piece(i64 step, i64 window, i64 rows) const { return {row(kept ? step : 0, window), rows}; }
+    Piece piece(i64 step, i64 window, i64 rows) const {
+        return {row(kept ? step : 0, window), rows, window, agents};
+    }
 };
 
 struct Scan {
@@ -382,7 +399,7 @@ void scan_back(const i64* list, float mix) {
             draw_back(of_drawn + first * of.size(), moves_on ? of_picked.get() : nullptr,
                       of_posteriors + first * of.size(), posteriors + first * of.size(), of.living + first,
                       of.posterior_head.out.of_output_at(piece), mix, rows, of.classes, of.groups);
-            of.posterior_head.backward(piece, window, extent.agents, of_normed.get());
+            of.posterior_head.backward(piece, of_normed.get());
             of.obs_fusion.backward(piece, of_normed.get(), of_seen.get());
             const F* of_both = of_seen.get();
             const float* of_state = of_states + first * width;
@@ -410,7 +427,8 @@ void advance(const i64* list, i64 threads) {
     for (i64 window = 0; window < extent.windows; window += extent.of_piece) {
         // Each thread has places of its own in rooms.
         const Piece piece{omp_get_thread_num() * extent.of_piece * extent.agents,
-                          std::min(extent.of_piece, extent.windows - window) * extent.agents};
+                          std::min(extent.of_piece, extent.windows - window) * extent.agents, window,
+                          extent.agents};
         const i64 first = window * extent.agents;
         fusion.forward(piece, cell.of_input.input_at(piece), latents + first * fusion.project.groups,
                        actions + first);

@@ -179,8 +179,9 @@ class Layers:
     """The networks of the scan, and the play that they go over; tensors (T, B, n, ...)."""
 
     def __init__(self, shape: Shape, kept: bool, play: Play, weights: Weights) -> None:
-        self.shape, self.latents = play.embedded.shape, shape.latents
-        self.extent = extent = Extent(*self.shape[:3], shape.factors, kept)
+        steps, batch, agents, self.width = play.embedded.shape
+        self.latents = shape.latents
+        self.extent = extent = Extent(steps, batch, agents, shape.factors, kept)
         self.obs_fusion = Fusion(extent, weights, Linear(extent, weights, bias=False), *shape.obs_fusion)
         self.posterior_head = Head(extent, weights)
         self.act_fusion = Fusion(extent, weights, Picks(extent, weights, shape.latents), *shape.act_fusion)
@@ -192,17 +193,16 @@ class Layers:
 
     def entries(self, back: bool) -> Entries:
         """What the kernels are told of the layers, and of whom there is at which step."""
-        extent, (_, batch, agents, width) = self.extent, self.shape
-        yield from extent.entries(windows_of_piece(batch, agents))
-        yield from (width, self.latents.classes, self.latents.groups)
+        yield from self.extent.entries(windows_of_piece(self.extent.batch, self.extent.agents))
+        yield from (self.width, self.latents.classes, self.latents.groups)
         for layer in (self.obs_fusion, self.posterior_head, self.act_fusion, self.cell):
             yield from layer.entries(back)
         yield from (self.living, self.goes_on)
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """States, latents, posterior probabilities and the latents' classes."""
-        latents, shape = self.latents, self.shape[:3]
-        states = torch.empty(self.shape)
+        latents, shape = self.latents, self.embedded.shape[:3]
+        states = torch.empty_like(self.embedded)
         drawn = torch.empty(*shape, latents.size, dtype=self.extent.factors)
         posteriors = torch.empty(*shape, latents.classes, latents.groups)
         picked = torch.empty(*shape, latents.groups, dtype=torch.int16)

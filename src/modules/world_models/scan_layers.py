@@ -6,8 +6,8 @@ layer keeps what it needs of all steps next to each other in memory. Only what t
 done step by step: the gradients of weights are taken once, of all steps together.
 
 A step has R = batch * agents rows. ``entries(back)`` is what the kernel is told of a layer, in the order of
-its members there; what only gradients need is in it if these are to be taken. ``gradients(steps)`` gives those
-of its weights, in the order in which its constructor took them.
+its members there; what only gradients need is in it if these are to be taken. ``gradients(steps)`` gives
+those of its weights, in the order in which its constructor took them.
 """
 
 from __future__ import annotations
@@ -98,16 +98,21 @@ class Linear(Weighted):
         self.by_weight = laid_out(self.weight, extent.factors)
         self.all_inputs = extent.room(self.weight.shape[1], dtype=extent.factors)
 
+    @cached_property
+    def of_bias(self) -> Tensor:
+        """Each window's part of the gradient of the bias, which the kernel adds up."""
+        return torch.zeros(self.extent.batch, len(self.weight))
+
     def entries(self, back: bool) -> Entries:
         outputs, inputs = self.weight.shape
         yield from (inputs, outputs, self.by_weight, self.back_by_weight if back else None)
         yield from (self.bias, self.all_inputs, self.all_of_outputs if back else None)
+        yield self.of_bias if back and self.bias is not None else None
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
-        of_outputs = self.of_outputs(steps)
-        yield (of_outputs.T @ self.all_inputs[:steps].flatten(0, 1)).float()
+        yield (self.of_outputs(steps).T @ self.all_inputs[:steps].flatten(0, 1)).float()
         if self.bias is not None:
-            yield of_outputs.sum(dim=0).float()
+            yield self.of_bias.sum(dim=0)
 
 
 class Picks(Weighted):
@@ -130,8 +135,10 @@ class Picks(Weighted):
 
     def entries(self, back: bool) -> Entries:
         outputs, inputs = self.weight.shape
-        yield from (self.groups, inputs, outputs, *self.tables)
-        yield from (self.back_by_weight, self.all_of_outputs) if back else (None, None)
+        yield from (self.groups, inputs, outputs)
+        yield from self.tables
+        yield self.back_by_weight if back else None
+        yield self.all_of_outputs if back else None
 
     def gradients(self, steps: int, picked: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
         of_tables = [
