@@ -54,7 +54,6 @@ std::vector<float> laid_out(const float* matrix, i64 by_row, i64 by_column, i64 
 // `added`, some numbers apart, if they aren't null.
 inline void multiply_rows(const float* a, const float* panels, const float* added, i64 apart, float* out,
                           i64 rows, i64 inner, i64 columns) {
-    count_product(rows, inner, columns);
     float sums[ROWS * PANEL];
     for (i64 column = 0; column < columns; column += PANEL)
         for (i64 first = 0; first < rows; first += ROWS) {
@@ -99,6 +98,7 @@ void gru_over_time(const float* x, const float* hidden, const float* w, const fl
                    const float* c, float* states, float* kept, const i64* starts, i64 steps, i64 inputs,
                    i64 width) {
     const i64 rows = starts[1], block = block_of(rows), outputs = 3 * width;
+    count_product(starts[steps], inputs + width, outputs);
     const std::vector<float> by_w = laid_out(w, 1, inputs, inputs, outputs);
     const std::vector<float> by_v = laid_out(v, 1, width, width, outputs);
 #pragma omp parallel
@@ -128,6 +128,7 @@ void gru_over_time_back(const float* of_states, const float* hidden, const float
                         float* of_input, float* of_state, const i64* starts, i64 steps, i64 inputs,
                         i64 width) {
     const i64 rows = starts[1], block = block_of(rows), outputs = 3 * width;
+    count_product(starts[steps], inputs + width, outputs);
     const std::vector<float> by_w = laid_out(w, inputs, 1, outputs, inputs);
     const std::vector<float> by_v = laid_out(v, width, 1, outputs, width);
 #pragma omp parallel

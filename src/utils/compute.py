@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._functorch import config as functorch
 
 from utils.cuda_graphs import Graphed
-from utils.products import multiplies_bfloat16
+from utils.products import multiplies_bfloat16, operations_per_second
 
 log = logging.getLogger("marl.compute")
 
@@ -55,9 +55,18 @@ class ComputeConfig:
 
 
 def warn_of_no_effect(config: ComputeConfig) -> None:
-    """Say so where this CPU won't do what it is asked to, as it can't, or has no fast way to."""
+    """Say so where this CPU won't do what it is asked to, or gains nothing by it."""
     if config.precision == "bfloat16" and not config.rounds:
         log.warning("precision=bfloat16 has no effect: this CPU has no fast products of bfloat16")
+    elif config.rounds and config.on_cpu:
+        rounded, exact = (operations_per_second(x) for x in (torch.bfloat16, torch.float32))
+        if rounded < exact:
+            log.warning(
+                "precision=bfloat16 makes the run slower: this CPU multiplies bfloat16 at %.0f GFLOP/s and "
+                "float32 at %.0f; leave precision at float32",
+                rounded / 1e9,
+                exact / 1e9,
+            )
     if config.cuda_graphs and config.on_cpu:
         log.warning("cuda_graphs=True has no effect: there is no GPU")
 

@@ -1,5 +1,6 @@
 """How matrices are multiplied on a CPU: by which library, and what it can do."""
 
+import time
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,18 @@ def multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions that multiply and add up bfloat16."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))
+
+
+@cache
+def operations_per_second(factors: torch.dtype) -> float:
+    """What this process makes of a product at best, in floating-point operations."""
+    size, times = 512, []
+    a = torch.ones(size, size, dtype=factors)  # random ones would change what a run draws
+    for _ in range(6):
+        began = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times)
 
 
 @cache

@@ -105,6 +105,23 @@ def test_a_cpu_without_bfloat16_rounds_nothing_and_says_so(
     assert compute.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("rounded", "said"), [(100e9, True), (400e9, False)])
+def test_it_is_said_where_rounding_takes_longer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, rounded: float, said: bool
+) -> None:
+    """Some processors have instructions for bfloat16 that are slower than those for float32."""
+    with_bfloat16(monkeypatch, True)
+    speeds = {torch.bfloat16: rounded, torch.float32: 200e9}
+    monkeypatch.setattr("utils.compute.operations_per_second", speeds.__getitem__)
+    warn_of_no_effect(ComputeConfig(precision="bfloat16"))
+    warn_of_no_effect(ComputeConfig())
+    warning = (
+        "precision=bfloat16 makes the run slower: this CPU multiplies bfloat16 at 100 GFLOP/s and float32 at "
+        "200; leave precision at float32"
+    )
+    assert caplog.messages == ([warning] if said else [])
+
+
 def test_without_a_compiler_methods_run_as_they_are_and_one_warning_says_so(tmp_path: Path) -> None:
     done = run(SQUARES, tmp_path, CXX="no-such-compiler")
     assert done.stdout.split() == 4 * ["True"]

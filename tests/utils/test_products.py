@@ -59,3 +59,9 @@ def test_looking_whether_a_cpu_rounds_leaves_the_setting_as_it_was() -> None:
         products.cpu_rounds.cache_clear()
         products.cpu_rounds()
         assert torch.get_float32_matmul_precision() == setting
+
+
+def test_a_product_is_timed_without_a_random_number() -> None:
+    before = torch.get_rng_state()
+    assert 1e8 < products.operations_per_second(torch.float32) < 1e14
+    assert torch.equal(torch.get_rng_state(), before)
