@@ -167,6 +167,12 @@ def test_tensors_that_would_be_misread_are_refused(wrong: Tensor) -> None:
 
 
 @needs_kernels
+def test_so_are_those_in_lists() -> None:
+    with pytest.raises(TypeError, match="contiguous tensor of any kind"):
+        kernels.of(torch.float32).scan([1, None, torch.zeros(8)[::2]], 0.0)
+
+
+@needs_kernels
 def test_they_are_compiled_once(forgotten: Path) -> None:
     assert kernels.available()
     (library,) = forgotten.iterdir()

@@ -1,5 +1,6 @@
 """The scan by kernels, with its gradients written out, against the same loop as autograd sees it."""
 
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import pytest
@@ -126,10 +127,35 @@ def results(model: WorldModel) -> tuple[Tensor, Tensor]:
     return state.features, posterior
 
 
-@pytest.mark.parametrize("number", [1, 4, 11])
-def test_states_advance_as_one_by_one(number: int, monkeypatch) -> None:
-    monkeypatch.setattr(scan_layers, "MOST_ROWS", 6)  # two moments of three agents
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one or two windows of three agents, as a thread takes them."""
+    monkeypatch.setattr(scan_layers, "MOST_ROWS", 6)
     monkeypatch.setattr(scan_layers, "LEAST_ROWS", 1)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_depend_on_no_thread(threads: int, small_pieces, set_threads) -> None:
+    """Threads share the windows: three of them, one or two at a time."""
+    set_threads(threads)
+    model = make_model()
+    check(model)
+    ours = results_and_gradients(model, by_hand=True)
+    set_threads(1)
+    alone = results_and_gradients(model, by_hand=True)
+    for result, expected in zip((*ours[0], *ours[1]), (*alone[0], *alone[1]), strict=True):
+        assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("number", [1, 4, 11])
+def test_states_advance_as_one_by_one(number: int, small_pieces) -> None:
     model = make_model()
     torch.manual_seed(3)
     z, picked = model.latents.draw(torch.zeros(number, 3, model.latents.size), torch.rand(number, 3) < 0.8)
