@@ -51,7 +51,7 @@ def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
     """Warm the case up, time it and return its row; run in a process of its own."""
     case, torch = _prepare(name, threads, setup)
     wait = torch.cuda.synchronize if setup.on_gpu else lambda: None  # until the GPU has done what it was told
-    operations = _operations(case)
+    operations = _operations(case, setup.on_gpu)
     if setup.on_gpu:
         _warm_up_gpu(case)
         torch.cuda.reset_peak_memory_stats()
@@ -80,7 +80,7 @@ def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
     }
 
 
-def _operations(case: Case) -> float:
+def _operations(case: Case, on_gpu: bool) -> float:
     """Floating-point operations in the products of one call, the second one.
 
     Nothing is played back, as what is can't be counted; nor can a GPU's recurrent layers over time.
@@ -89,10 +89,11 @@ def _operations(case: Case) -> float:
 
     with patch("utils.cuda_graphs.WARM_UP", inf):
         case.call()
-        before = our_operations()
+        before = 0 if on_gpu else our_operations()
         with FlopCounterMode(display=False) as counter:
             case.call()
-    return counter.get_total_flops() + our_operations() - before
+        ours = 0 if on_gpu else our_operations() - before
+    return counter.get_total_flops() + ours
 
 
 def _warm_up_gpu(case: Case) -> None:
@@ -114,9 +115,10 @@ def our_operations() -> int:
 
     number = torch.zeros(1, dtype=torch.int64)
     total = 0
-    for factors in (torch.float32, torch.bfloat16) if kernels.available() else ():
-        kernels.of(factors).operations_so_far(number)
-        total += int(number)
+    for factors in (torch.float32, torch.bfloat16):
+        if kernels.available(factors):
+            kernels.of(factors).operations_so_far(number)
+            total += int(number)
     return total
 
 

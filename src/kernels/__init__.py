@@ -41,8 +41,8 @@ if platform.machine() == "x86_64":
 SIGNATURES = {
     "norm_silu": "FfffFffnnn",
     "norm_silu_back": "FFfffffFfnnnn",
-    "silu": "FFn",
-    "silu_back": "FFFn",
+    "silu": "FFnn",
+    "silu_back": "FFFnn",
     "attend": "FFfnnnn",
     "attend_back": "FFfFnnnn",
     "draw": "FfffFixnnn",
@@ -57,7 +57,7 @@ SIGNATURES = {
     "operations_so_far": "l",
     "scan": "gx",
     "scan_back": "gx",
-    "advance": "gn",
+    "advance": "g",
 }
 
 Kernels = SimpleNamespace  # of functions with the names and arguments that they have in the source
@@ -110,8 +110,9 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
             if tensor is None:
                 return None
             if (kind and tensor.dtype != kind) or not tensor.is_contiguous():
+                expected = f"a contiguous tensor of {kind}" if kind else "a contiguous tensor"
                 given = f"one of {tensor.dtype} with strides {tensor.stride()}"
-                raise TypeError(f"a contiguous tensor of {kind or 'any kind'} was expected, not {given}.")
+                raise TypeError(f"{expected} was expected, not {given}.")
             return tensor.data_ptr()
 
         return address

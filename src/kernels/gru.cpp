@@ -73,22 +73,22 @@ inline i64 block_of(i64 rows) {
 
 }  // namespace
 
-extern "C" {
-
 // A step of rows from h.
-void gru(const F* by_input, const F* by_state, const float* h, float* after, float* kept, i64 rows,
-         i64 width) {
+void one_thread::gru(const F* by_input, const F* by_state, const float* h, float* after, float* kept,
+                     i64 rows, i64 width) {
     for (i64 row = 0; row < rows; ++row)
         step(by_input + row * 3 * width, by_state + row * 3 * width, h + row * width, after + row * width,
              kept + row * 4 * width, width);
 }
 
-void gru_back(const float* g, const float* h, const float* kept, F* of_input, F* of_state, float* of_h,
-              i64 rows, i64 width) {
+void one_thread::gru_back(const float* g, const float* h, const float* kept, F* of_input, F* of_state,
+                          float* of_h, i64 rows, i64 width) {
     for (i64 row = 0; row < rows; ++row)
         step_back(g + row * width, h + row * width, kept + row * 4 * width, of_input + row * 3 * width,
                   of_state + row * 3 * width, of_h + row * width, width);
 }
+
+extern "C" {
 
 // All steps of x (in all, inputs). The rows of step t begin at starts[t] and are never more than at the step
 // before; starts[steps] is the number of all. Weights and biases are those of the input, w (3, width, inputs)

@@ -87,31 +87,9 @@ void draw(const F* logits, const float* uniforms, const float* living, float* pr
           std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
     const i64 size = classes * groups;
     among_threads(rows, 1, [=](i64 first, i64 number) {
-        rows::draw(logits + first * size, uniforms + first * groups, living + first,
-                   probs ? probs + first * size : probs, drawn + first * size, picked + first * groups, mix,
-                   number, classes, groups);
-    });
-}
-
-// The gradient of logits from that of the probabilities, and from that of the draw, straight through it. The
-// latter is a sum of two, the second of which may be null.
-void draw_back(const F* of_drawn, const F* also, const float* of_probs, const float* probs,
-               const float* living, F* of_logits, float mix, i64 rows, i64 classes, i64 groups) {
-    const Distribution of{mix, classes, groups};
-    of.each_row(0, rows, 1, [=](i64 row, float* d) {
-        const float alive = living[row];
-        each(groups, [=](i64 g, auto kind) {
-            using T = decltype(kind);
-            const i64 first = row * of.size() + g;
-            for (i64 c = 0; c < classes; ++c) {
-                const i64 i = first + c * groups;
-                T of_both = load<T>(of_drawn + i);
-                if (also) of_both += load<T>(also + i);
-                store<T>(d + c * LANES, load<T>(of_probs + i) + alive * of_both);
-            }
-            of.softmax_back<T>([=](i64 c) { return load<T>(probs + first + c * groups); },
-                               [=](i64 c) { return load<T>(d + c * LANES); }, of_logits + first);
-        });
+        one_thread::draw(logits + first * size, uniforms + first * groups, living + first,
+                         probs ? probs + first * size : probs, drawn + first * size,
+                         picked + first * groups, mix, number, classes, groups);
     });
 }
 
@@ -164,8 +142,8 @@ void kl_back(const float* of_divergence, const float* probs, const F* logits, fl
 
 }  // extern "C"
 
-void rows::draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn,
-                std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
+void one_thread::draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn,
+                      std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
     const Distribution of{mix, classes, groups};
     of.each_row(0, rows, 1, [=](i64 row, float* powers) {
         const float alive = living[row];
@@ -190,6 +168,28 @@ void rows::draw(const F* logits, const float* uniforms, const float* living, flo
             store(numbers, number);
             for (i64 l = 0; l < static_cast<i64>(sizeof(T) / sizeof(float)); ++l)
                 picked[row * groups + g + l] = static_cast<std::int16_t>(alive > 0 ? numbers[l] : -1.0f);
+        });
+    });
+}
+
+// The gradient of logits from that of the probabilities, and from that of the draw, straight through it. The
+// latter is a sum of two, the second of which may be null.
+void one_thread::draw_back(const F* of_drawn, const F* also, const float* of_probs, const float* probs,
+                           const float* living, F* of_logits, float mix, i64 rows, i64 classes, i64 groups) {
+    const Distribution of{mix, classes, groups};
+    of.each_row(0, rows, 1, [=](i64 row, float* d) {
+        const float alive = living[row];
+        each(groups, [=](i64 g, auto kind) {
+            using T = decltype(kind);
+            const i64 first = row * of.size() + g;
+            for (i64 c = 0; c < classes; ++c) {
+                const i64 i = first + c * groups;
+                T of_both = load<T>(of_drawn + i);
+                if (also) of_both += load<T>(also + i);
+                store<T>(d + c * LANES, load<T>(of_probs + i) + alive * of_both);
+            }
+            of.softmax_back<T>([=](i64 c) { return load<T>(probs + first + c * groups); },
+                               [=](i64 c) { return load<T>(d + c * LANES); }, of_logits + first);
         });
     });
 }

@@ -56,12 +56,10 @@ struct Linear {
 
 }  // namespace
 
-extern "C" {
-
 // total = x + y (rows, width), and the layer norm of it without gain and bias, its mean and scale (rows). Of x
 // there are `repeat` rows, which come again and again.
-void add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, float* mean, float* scale,
-              i64 rows, i64 width) {
+void one_thread::add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, float* mean,
+                          float* scale, i64 rows, i64 width) {
     for (i64 first = 0; first < rows; first += BLOCK) {
         const i64 end = std::min(first + BLOCK, rows);
         for (i64 row = first; row < end; ++row) {
@@ -84,8 +82,8 @@ void add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, f
 }
 
 // Adds to g, the gradient of the total by others, that by its norm; `rounded` gets the sum, too.
-void add_norm_back(const F* of_normed, const float* total, const float* mean, const float* scale, float* g,
-                   F* rounded, i64 rows, i64 width) {
+void one_thread::add_norm_back(const F* of_normed, const float* total, const float* mean, const float* scale,
+                               float* g, F* rounded, i64 rows, i64 width) {
     for (i64 first = 0; first < rows; first += BLOCK) {
         const i64 end = std::min(first + BLOCK, rows);
         float shift[BLOCK], slope[BLOCK];
@@ -118,15 +116,19 @@ void add_norm_back(const F* of_normed, const float* total, const float* mean, co
     }
 }
 
-void silu(const F* x, F* out, i64 size) {
-    each(size, [=](i64 i, auto kind) { store(out + i, silu_of(load<decltype(kind)>(x + i))); });
+extern "C" {
+
+void silu(const F* x, F* out, i64 rows, i64 width) {
+    for (i64 row = 0; row < rows; ++row, x += width, out += width)
+        each(width, [=](i64 i, auto kind) { store(out + i, silu_of(load<decltype(kind)>(x + i))); });
 }
 
-void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
-    each(size, [=](i64 i, auto kind) {
-        using T = decltype(kind);
-        store<T>(of_x + i, load<T>(of_out + i) * silu_slope(load<T>(x + i)));
-    });
+void silu_back(const F* of_out, const F* x, F* of_x, i64 rows, i64 width) {
+    for (i64 row = 0; row < rows; ++row, of_out += width, x += width, of_x += width)
+        each(width, [=](i64 i, auto kind) {
+            using T = decltype(kind);
+            store<T>(of_x + i, load<T>(of_out + i) * silu_slope(load<T>(x + i)));
+        });
 }
 
 // SiLU of the layer norm, with gain and bias, of x (rows, width) plus what is `added` (width) to it; keeps the
@@ -134,8 +136,8 @@ void silu_back(const F* of_out, const F* x, F* of_x, i64 size) {
 void norm_silu(const F* x, const float* added, const float* gain, const float* bias, F* out, float* mean,
                float* scale, i64 over, i64 rows, i64 width) {
     among_threads(rows, over > 1 ? over : BLOCK, [=](i64 first, i64 number) {
-        rows::norm_silu(x + first * width, added, gain, bias, out + first / over * width, mean + first,
-                        scale + first, over, number, width);
+        one_thread::norm_silu(x + first * width, added, gain, bias, out + first / over * width, mean + first,
+                              scale + first, over, number, width);
     });
 }
 
@@ -147,16 +149,16 @@ void norm_silu_back(const F* of_out, const F* x, const float* added, const float
 #pragma omp parallel for schedule(static)
     for (i64 share = 0; share < shares; ++share) {
         float *of_added = parts + share * width, *of_gain = of_added + shares * width;
-        rows::norm_silu_back(of_out, x, added, gain, bias, mean, scale, of_x, of_added, of_gain,
-                             of_gain + shares * width, over, rows * share / shares,
-                             rows * (share + 1) / shares, width);
+        one_thread::norm_silu_back(of_out, x, added, gain, bias, mean, scale, of_x, of_added, of_gain,
+                                   of_gain + shares * width, over, rows * share / shares,
+                                   rows * (share + 1) / shares, width);
     }
 }
 
 }  // extern "C"
 
-void rows::norm_silu(const F* x, const float* added, const float* gain, const float* bias, F* out, float* mean,
-                     float* scale, i64 over, i64 rows, i64 width) {
+void one_thread::norm_silu(const F* x, const float* added, const float* gain, const float* bias, F* out,
+                           float* mean, float* scale, i64 over, i64 rows, i64 width) {
     const float share = 1.0f / over;
     const i64 block = over > 1 ? over : BLOCK;
     std::vector<float> sums(over > 1 ? width : 0);
@@ -187,9 +189,10 @@ void rows::norm_silu(const F* x, const float* added, const float* gain, const fl
 }
 
 // Of the rows from `first` to `end`, of all that the pointers are to.
-void rows::norm_silu_back(const F* of_out, const F* x, const float* added, const float* gain,
-                          const float* bias, const float* mean, const float* scale, F* of_x, float* of_added,
-                          float* of_gain, float* of_bias, i64 over, i64 first, i64 end, i64 width) {
+void one_thread::norm_silu_back(const F* of_out, const F* x, const float* added, const float* gain,
+                                const float* bias, const float* mean, const float* scale, F* of_x,
+                                float* of_added, float* of_gain, float* of_bias, i64 over, i64 first,
+                                i64 end, i64 width) {
     const float weight = 1.0f / over;
     std::vector<float> of_normed(width);
     float* d = of_normed.data();

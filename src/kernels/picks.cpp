@@ -70,7 +70,7 @@ extern "C" {
 // nothing.
 void add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups, i64 width) {
     among_threads(rows, 1, [=](i64 first, i64 number) {
-        rows::add_picked(picked + first * groups, table, out + first * width, number, groups, width);
+        one_thread::add_picked(picked + first * groups, table, out + first * width, number, groups, width);
     });
 }
 
@@ -107,7 +107,8 @@ void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_tabl
 
 }  // extern "C"
 
-void rows::add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups, i64 width) {
+void one_thread::add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups,
+                            i64 width) {
     for (i64 row = 0; row < rows; ++row) {
         const std::int16_t* classes = picked + row * groups;
         add_rows(out + row * width, width, [=](i64 column, auto give) {

@@ -1,10 +1,10 @@
 // The world model's scan over real play (modules/world_models/scan.py) in one call, and a step ahead of many
-// states in another. Only the agents of a window see each other, so a thread takes a piece, some windows, through
-// all steps without waiting for anybody.
+// states in another. Only the agents of a window see each other, so a thread takes a piece, some windows,
+// through all steps without waiting for anybody.
 //
-// All is given as a list of integers and addresses (null where there is none): layers take what is theirs from it
-// in the order of their members. A layer has rooms, in which it keeps the rows that gradients need; `at` is where
-// a piece's rows begin in them. Places in memory that a layer reads, or is to write, are those of a piece.
+// All is given as a list of integers and addresses (null where there is none): layers take what is theirs from
+// it in the order of their members. A layer has rooms, in which it keeps the rows that gradients need; `at` is
+// where a piece's rows begin in them. Places that a layer reads, or is to write, are those of a piece.
 
 #include "rows.h"
 
@@ -72,23 +72,23 @@ struct Linear {
     }
 };
 
-// The same of latents and actions, each of whose classes picks a column of W. Gradients reach the latents alone.
+// The same of latents and actions, each of whose classes picks a column of W. Gradients reach latents alone.
 struct Picks {
     const i64 groups, inputs, outputs;  // inputs: the latents' size
-    const F *const of_latents, *const of_actions;  // tables (inputs, outputs), (actions, outputs)
+    const F *const latents_table, *const actions_table;  // (inputs, outputs), (actions, outputs)
     const F* const back_by_weight;
     F* const of_output;
 
     explicit Picks(Given& given)
-        : groups(given), inputs(given), outputs(given), of_latents(given), of_actions(given),
+        : groups(given), inputs(given), outputs(given), latents_table(given), actions_table(given),
           back_by_weight(given), of_output(given) {}
 
     F* of_output_at(Piece piece) const { return of_output + piece.at * outputs; }
 
     void forward(Piece piece, const std::int16_t* latents, const std::int16_t* actions, F* out) const {
         std::memset(static_cast<void*>(out), 0, piece.rows * outputs * sizeof(F));
-        rows::add_picked(latents, of_latents, out, piece.rows, groups, outputs);
-        rows::add_picked(actions, of_actions, out, piece.rows, 1, outputs);
+        one_thread::add_picked(latents, latents_table, out, piece.rows, groups, outputs);
+        one_thread::add_picked(actions, actions_table, out, piece.rows, 1, outputs);
     }
 
     void backward(Piece piece, F* of_latents) const {
@@ -106,14 +106,15 @@ struct AddNorm {
     // Of x there are `repeat` rows, which come again and again.
     const float* forward(Piece piece, const float* x, i64 repeat, const F* y, F* normed) const {
         float* sum = total + piece.at * width;
-        add_norm(x, repeat, y, sum, normed, mean + piece.at, scale + piece.at, piece.rows, width);
+        one_thread::add_norm(x, repeat, y, sum, normed, mean + piece.at, scale + piece.at, piece.rows,
+                             width);
         return sum;
     }
 
     // Adds the gradient by the norm to that of the sum, which `rounded` gets, too.
     void backward(Piece piece, const F* of_normed, float* of_sum, F* rounded) const {
-        add_norm_back(of_normed, total + piece.at * width, mean + piece.at, scale + piece.at, of_sum, rounded,
-                      piece.rows, width);
+        one_thread::add_norm_back(of_normed, total + piece.at * width, mean + piece.at, scale + piece.at,
+                                  of_sum, rounded, piece.rows, width);
     }
 };
 
@@ -129,7 +130,6 @@ struct FusionLayer {
           query_key_value(given), attention_out(given), widen(given), narrow(given), attending(given),
           hidden(given), shares(given) {}
 
-    i64 hidden_size(Piece piece) const { return piece.rows * widen.outputs; }
     F* attending_at(Piece piece) const { return attending + piece.at * query_key_value.outputs; }
     F* hidden_at(Piece piece) const { return hidden + piece.at * widen.outputs; }
     float* shares_at(Piece piece) const { return shares + piece.at * agents * heads; }
@@ -143,17 +143,17 @@ struct FusionLayer {
         attention_out.forward(piece, y);
         x = feed_forward_norm.forward(piece, x, piece.rows, y, widen.input_at(piece));
         widen.forward(piece, hidden_at(piece));
-        silu(hidden_at(piece), narrow.input_at(piece), hidden_size(piece));
+        silu(hidden_at(piece), narrow.input_at(piece), piece.rows, widen.outputs);
         narrow.forward(piece, y);
         return x;
     }
 
     // Makes g, the gradient of both, that of both before; `rounded` gets it, too.
     void backward(Piece piece, float* g, F* rounded) const {
-        const auto passed = scratch<F>(hidden_size(piece));  // from a product on
+        const auto passed = scratch<F>(piece.rows * widen.outputs);  // from a product on
         F* d = passed.get();
         narrow.backward(piece, d);
-        silu_back(d, hidden_at(piece), widen.of_output_at(piece), hidden_size(piece));
+        silu_back(d, hidden_at(piece), widen.of_output_at(piece), piece.rows, widen.outputs);
         widen.backward(piece, d);
         feed_forward_norm.backward(piece, d, g, attention_out.of_output_at(piece));
         attention_out.backward(piece, d);
@@ -225,8 +225,8 @@ struct Head {
     void forward(Piece piece, F* logits) const {
         F* given = seen + piece.at * width();
         hidden.forward(piece, given);
-        rows::norm_silu(given, added, gain, bias, out.input_at(piece), mean + piece.at, scale + piece.at, 1,
-                        piece.rows, width());
+        one_thread::norm_silu(given, added, gain, bias, out.input_at(piece), mean + piece.at,
+                              scale + piece.at, 1, piece.rows, width());
         out.forward(piece, logits);
     }
 
@@ -235,9 +235,10 @@ struct Head {
         out.backward(piece, of_out.get());
         for (i64 first = 0; first < piece.rows; first += piece.agents) {
             const i64 sum = (piece.window + first / piece.agents) * width();
-            rows::norm_silu_back(of_out.get(), seen + piece.at * width(), added, gain, bias, mean + piece.at,
-                                 scale + piece.at, hidden.of_output_at(piece), of_added + sum, of_gain + sum,
-                                 of_bias + sum, 1, first, first + piece.agents, width());
+            one_thread::norm_silu_back(of_out.get(), seen + piece.at * width(), added, gain, bias,
+                                       mean + piece.at, scale + piece.at, hidden.of_output_at(piece),
+                                       of_added + sum, of_gain + sum, of_bias + sum, 1, first,
+                                       first + piece.agents, width());
         }
         hidden.backward(piece, of_normed);
     }
@@ -256,34 +257,42 @@ struct Cell {
     void forward(Piece piece, const float* h, float* after) const {
         const auto by_both = scratch<F>(2 * piece.rows * of_input.outputs);
         F *by_input = by_both.get(), *by_state = by_input + piece.rows * of_input.outputs;
-        F* rounded = of_state.input_at(piece);
-        each(piece.rows * width(), [=](i64 i, auto kind) { store(rounded + i, load<decltype(kind)>(h + i)); });
+        for (i64 row = 0; row < piece.rows; ++row) {
+            const float* from = h + row * width();
+            F* to = of_state.input_at(piece) + row * width();
+            each(width(), [=](i64 i, auto kind) { store(to + i, load<decltype(kind)>(from + i)); });
+        }
         of_input.forward(piece, by_input);
         of_state.forward(piece, by_state);
-        gru(by_input, by_state, h, after, kept_at(piece), piece.rows, width());
+        one_thread::gru(by_input, by_state, h, after, kept_at(piece), piece.rows, width());
     }
 
     // From g, the gradient of the state after h.
     void backward(Piece piece, const float* g, const float* h, F* of_x, float* of_h) const {
-        gru_back(g, h, kept_at(piece), of_input.of_output_at(piece), of_state.of_output_at(piece), of_h,
-                 piece.rows, width());
+        one_thread::gru_back(g, h, kept_at(piece), of_input.of_output_at(piece),
+                             of_state.of_output_at(piece), of_h, piece.rows, width());
         of_input.backward(piece, of_x);
         const auto by_product = scratch<F>(piece.rows * width());
-        const F* more = by_product.get();
         of_state.backward(piece, by_product.get());
-        each(piece.rows * width(), [=](i64 i, auto kind) {
-            using T = decltype(kind);
-            store<T>(of_h + i, load<T>(of_h + i) + load<T>(more + i));
-        });
+        for (i64 row = 0; row < piece.rows; ++row) {
+            const F* more = by_product.get() + row * width();
+            float* sum = of_h + row * width();
+            each(width(), [=](i64 i, auto kind) {
+                using T = decltype(kind);
+                store<T>(sum + i, load<T>(sum + i) + load<T>(more + i));
+            });
+        }
     }
 };
 
-// Windows of some steps; where nothing is kept for gradients, all steps have the same places in rooms.
+// Windows of some steps; where nothing is kept for gradients, all steps have the same places in rooms. What
+// comes of a row doesn't depend on its piece: all of these are large enough for tiles, or none is, as tiles sum
+// up in their own way, and numbers are taken row by row, as those behind the last full register round in theirs.
 struct Extent {
-    const i64 steps, windows, agents, of_piece, kept;
+    const i64 steps, windows, agents, pieces, kept;
 
     explicit Extent(Given& given)
-        : steps(given), windows(given), agents(given), of_piece(given), kept(given) {}
+        : steps(given), windows(given), agents(given), pieces(given), kept(given) {}
 
     i64 rows() const { return windows * agents; }
     i64 row(i64 step, i64 window) const { return step * rows() + window * agents; }
@@ -292,8 +301,10 @@ struct Extent {
     template <typename Work>
     void each_piece(Work work) const {
 #pragma omp parallel for schedule(static)
-        for (i64 window = 0; window < windows; window += of_piece)
-            work(window, std::min(of_piece, windows - window) * agents);
+        for (i64 i = 0; i < pieces; ++i) {
+            const i64 window = windows * i / pieces, end = windows * (i + 1) / pieces;
+            work(window, (end - window) * agents);
+        }
     }
 
     Piece piece(i64 step, i64 window, i64 rows) const {
@@ -360,9 +371,9 @@ void scan(const i64* list, float mix) {
             });
             of.obs_fusion.forward(piece, of.posterior_head.hidden.input_at(piece));
             of.posterior_head.forward(piece, logits.get());
-            rows::draw(logits.get(), uniforms + first * of.groups, of.living + first,
-                       posteriors + first * of.size(), drawn + first * of.size(), picked + first * of.groups,
-                       mix, rows, of.classes, of.groups);
+            one_thread::draw(logits.get(), uniforms + first * of.groups, of.living + first,
+                             posteriors + first * of.size(), drawn + first * of.size(),
+                             picked + first * of.groups, mix, rows, of.classes, of.groups);
             if (t + 1 == extent.steps) break;
             of.act_fusion.forward(piece, of.cell.of_input.input_at(piece), picked + first * of.groups,
                                   actions + first);
@@ -396,9 +407,9 @@ void scan_back(const i64* list, float mix) {
                 of.cell.backward(piece, of_after, states + first * width, of_normed.get(), of_h);
                 of.act_fusion.backward(piece, of_normed.get(), of_picked.get());
             }
-            draw_back(of_drawn + first * of.size(), moves_on ? of_picked.get() : nullptr,
-                      of_posteriors + first * of.size(), posteriors + first * of.size(), of.living + first,
-                      of.posterior_head.out.of_output_at(piece), mix, rows, of.classes, of.groups);
+            one_thread::draw_back(of_drawn + first * of.size(), moves_on ? of_picked.get() : nullptr,
+                                  of_posteriors + first * of.size(), posteriors + first * of.size(),
+                                  of.living + first, of.posterior_head.out.of_output_at(piece), mix, rows, of.classes, of.groups);
             of.posterior_head.backward(piece, of_normed.get());
             of.obs_fusion.backward(piece, of_normed.get(), of_seen.get());
             const F* of_both = of_seen.get();
@@ -414,8 +425,9 @@ void scan_back(const i64* list, float mix) {
     });
 }
 
-// The states (N, n, width) after states h, latents and actions, whose classes are given.
-void advance(const i64* list, i64 threads) {
+// The states (N, n, width) after states h, latents and actions, whose classes are given. Each thread has places
+// of its own in rooms.
+void advance(const i64* list) {
     Given given{list};
     const Extent extent(given);
     const Fusion<Picks> fusion(given);
@@ -423,17 +435,14 @@ void advance(const i64* list, i64 threads) {
     const float* h = given;
     const std::int16_t *latents = given, *actions = given;
     float* after = given;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (i64 window = 0; window < extent.windows; window += extent.of_piece) {
-        // Each thread has places of its own in rooms.
-        const Piece piece{omp_get_thread_num() * extent.of_piece * extent.agents,
-                          std::min(extent.of_piece, extent.windows - window) * extent.agents, window,
-                          extent.agents};
+    const i64 largest = (extent.windows + extent.pieces - 1) / extent.pieces * extent.agents;
+    extent.each_piece([=, &extent, &fusion, &cell](i64 window, i64 rows) {
+        const Piece piece{omp_get_thread_num() * largest, rows, window, extent.agents};
         const i64 first = window * extent.agents;
         fusion.forward(piece, cell.of_input.input_at(piece), latents + first * fusion.project.groups,
                        actions + first);
         cell.forward(piece, h + first * cell.width(), after + first * cell.width());
-    }
+    });
 }
 
 }  // extern "C"

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,10 +21,12 @@ OBS, ACTIONS = 5, 4
 BATCH, STEPS = 3, 6
 
 
-def make_model(agents: int = 3, obs_fusion: bool = True, layers: int = 2, mix: float = 0.01) -> WorldModel:
+def make_model(
+    agents: int = 3, obs_fusion: bool = True, layers: int = 2, mix: float = 0.01, width: int = 16
+) -> WorldModel:
     torch.manual_seed(0)
     config = WorldModelConfig(
-        wm_width=16,
+        wm_width=width,
         wm_latent_groups=4,
         wm_latent_classes=5,
         wm_uniform_mix=mix,
@@ -131,7 +136,7 @@ def results(model: WorldModel) -> tuple[Tensor, Tensor]:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one or two windows of three agents, as a thread takes them."""
     monkeypatch.setattr(scan_layers, "MOST_ROWS", 6)
-    monkeypatch.setattr(scan_layers, "LEAST_ROWS", 1)
+    monkeypatch.setattr(scan_layers, "LEAST_ROWS", dict.fromkeys(scan_layers.LEAST_ROWS, 1))
 
 
 @pytest.fixture
@@ -142,16 +147,34 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_results_depend_on_no_thread(threads: int, small_pieces, set_threads) -> None:
-    """Threads share the windows: three of them, one or two at a time."""
+def test_it_is_the_plain_loop_for_any_pieces(threads: int, small_pieces, set_threads) -> None:
+    """Three windows, one or two at a time."""
     set_threads(threads)
-    model = make_model()
-    check(model)
-    ours = results_and_gradients(model, by_hand=True)
+    check(make_model())
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("width", [12, 16, 20])
+def test_results_depend_on_no_thread(width: int, rounded: bool, small_pieces, set_threads) -> None:
+    """Nor on whether a register is full where a piece ends."""
+    model = make_model(width=width)
+    set_threads(3)
+    ours = results_and_gradients(model, by_hand=True, rounded=rounded)
     set_threads(1)
-    alone = results_and_gradients(model, by_hand=True)
+    alone = results_and_gradients(model, by_hand=True, rounded=rounded)
     for result, expected in zip((*ours[0], *ours[1]), (*alone[0], *alone[1]), strict=True):
         assert torch.equal(result, expected)
+
+
+@given(windows=st.integers(1, 800), agents=st.integers(1, 40), threads=st.integers(1, 64))
+@settings(deadline=None)
+def test_pieces_are_as_large_as_tiles_need_or_there_is_one(windows: int, agents: int, threads: int) -> None:
+    extent = scan_layers.Extent(20, windows, agents, torch.bfloat16, kept=True)
+    with patch("torch.get_num_threads", lambda: threads):
+        pieces = extent.pieces
+    smallest = windows // pieces * agents
+    assert pieces == 1 or smallest >= 32
+    assert smallest <= 640 or pieces % threads == 0
 
 
 @pytest.mark.parametrize("number", [1, 4, 11])
@@ -190,6 +213,18 @@ def test_an_action_that_there_is_none_of_is_said_to_be_wrong(wrong: int) -> None
         model.observe(obs, actions, is_first)
     with pytest.raises(ValueError, match=f"from 0 to {ACTIONS - 1}"):
         model.advance(model.observe(*play(3, STEPS))[0].at((slice(None), 0)), actions[:, 1])
+
+
+def test_states_that_kernels_would_misread_are_refused() -> None:
+    model, state = make_model(), LatentState(torch.zeros(4, 3, 16), torch.zeros(4, 3, 20))
+    actions = torch.zeros(4, 3, dtype=torch.int64)
+    with pytest.raises(TypeError, match="float32 was expected, not torch.bfloat16"):
+        model.advance(state._replace(h=state.h.bfloat16()), actions)
+    with pytest.raises(ValueError, match=r"states \(4, 3, 16\) were expected, not \(4, 5, 16\)"):
+        model.advance(state._replace(h=torch.zeros(4, 5, 16)), actions)
+    with pytest.raises(ValueError, match="actions of 5"):
+        model.advance(state, torch.zeros(4, 5, dtype=torch.int64))
+    assert model.advance(state, torch.zeros(3, 4, dtype=torch.int64).T).shape == (4, 3, 16)
 
 
 def test_weights_that_have_changed_are_prepared_anew() -> None:

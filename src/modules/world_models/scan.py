@@ -24,7 +24,6 @@ from modules.world_models.scan_layers import (
     Linear,
     Picks,
     Weights,
-    windows_of_piece,
 )
 from utils.compute import factor_dtype
 
@@ -77,16 +76,18 @@ class Ahead:
     @torch.no_grad()
     def advance(self, state: LatentState, actions: Tensor) -> Tensor:
         """The deterministic states (N, n, width) that states and actions (N, n) int64 lead to."""
-        h, z = state.h.contiguous(), state.classes(self.model.latents).contiguous()
+        h, z = _floats(state.h), state.classes(self.model.latents).contiguous()
         taken, after = _classes(actions, self.model.n_actions), torch.empty_like(h)
-        number, agents, _ = h.shape
-        factors, threads = factor_dtype(h), torch.get_num_threads()  # as the caller's autocast has it
-        of_piece = windows_of_piece(number, agents)
+        number, agents = actions.shape
+        expected = (number, self.model.n_agents, self.model.width)
+        if h.shape != expected or agents != self.model.n_agents:
+            raise ValueError(f"states {expected} were expected, not {(*h.shape,)} and actions of {agents}.")
+        extent = Extent(1, number, agents, factor_dtype(h), kept=False)  # as the caller's autocast has it
+        rooms = torch.get_num_threads() * -(-number // extent.pieces)  # moments
         with torch.autocast("cpu", enabled=False):
-            fusion, cell = self._layers(threads * of_piece, factors)
-        entries = (*Extent(1, number, agents, factors, kept=False).entries(of_piece),)
-        entries += (*fusion.entries(back=False), *cell.entries(back=False), h, z, taken, after)
-        kernels.of(factors).advance(entries, threads)
+            fusion, cell = self._layers(rooms, extent.factors)
+        layers = (*fusion.entries(back=False), *cell.entries(back=False))
+        kernels.of(extent.factors).advance((*extent.entries(), *layers, h, z, taken, after))
         return after
 
     def _make_layers(self, size: int, factors: torch.dtype) -> tuple[Fusion[Picks], Cell]:
@@ -105,7 +106,18 @@ def _classes(actions: Tensor, number: int) -> Tensor:
     """
     if not 0 <= int(actions.min()) <= int(actions.max()) < number:
         raise ValueError(f"actions must be from 0 to {number - 1}, not {actions.min()} to {actions.max()}.")
-    return actions.to(torch.int16).unsqueeze(-1)
+    return actions.to(torch.int16).unsqueeze(-1).contiguous()
+
+
+def _floats(x: Tensor) -> Tensor:
+    """The tensor as kernels read it.
+
+    Raises:
+        TypeError: it is none of float32.
+    """
+    if x.dtype != torch.float32:
+        raise TypeError(f"float32 was expected, not {x.dtype}.")
+    return x.contiguous()
 
 
 def _shape(fusion: AgentFusion) -> tuple[int, int, bool]:
@@ -160,8 +172,9 @@ def _after(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Te
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shape: Shape, kept: bool, *given: Tensor) -> tuple[Tensor, ...]:
-        ctx.layers = Layers(shape, kept, Play(*given[:5]), iter(given[5:]))
-        results = ctx.layers.forward()
+        play = Play(*given[:5])
+        ctx.layers = Layers(shape, kept, play, iter(given[5:]))
+        results = ctx.layers.forward(play)
         ctx.save_for_backward(results[0], results[2], results[3])
         ctx.mark_non_differentiable(results[3])
         return results
@@ -176,7 +189,7 @@ class _Scan(torch.autograd.Function):
 
 
 class Layers:
-    """The networks of the scan, and the play that they go over; tensors (T, B, n, ...)."""
+    """The networks of the scan, and who does what when; tensors (T, B, n, ...)."""
 
     def __init__(self, shape: Shape, kept: bool, play: Play, weights: Weights) -> None:
         steps, batch, agents, self.width = play.embedded.shape
@@ -186,29 +199,27 @@ class Layers:
         self.posterior_head = Head(extent, weights)
         self.act_fusion = Fusion(extent, weights, Picks(extent, weights, shape.latents), *shape.act_fusion)
         self.cell = Cell(extent, weights)
-        self.embedded, self.uniforms, self.living, self.goes_on = (
-            x.contiguous() for x in (play.embedded, play.uniforms, play.living, play.goes_on)
-        )
-        self.actions = _classes(play.actions, self.act_fusion.project.n_actions).contiguous()
+        self.living, self.goes_on = _floats(play.living), _floats(play.goes_on)
+        self.actions = _classes(play.actions, self.act_fusion.project.n_actions)
 
     def entries(self, back: bool) -> Entries:
-        """What the kernels are told of the layers, and of whom there is at which step."""
-        yield from self.extent.entries(windows_of_piece(self.extent.batch, self.extent.agents))
+        """What the kernels are told of the layers, and of who is there at which step."""
+        yield from self.extent.entries()
         yield from (self.width, self.latents.classes, self.latents.groups)
         for layer in (self.obs_fusion, self.posterior_head, self.act_fusion, self.cell):
             yield from layer.entries(back)
         yield from (self.living, self.goes_on)
 
-    def forward(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, play: Play) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """States, latents, posterior probabilities and the latents' classes."""
-        latents, shape = self.latents, self.embedded.shape[:3]
-        states = torch.empty_like(self.embedded)
+        latents, embedded, uniforms = self.latents, _floats(play.embedded), _floats(play.uniforms)
+        shape, states = embedded.shape[:3], torch.empty_like(embedded)
         drawn = torch.empty(*shape, latents.size, dtype=self.extent.factors)
         posteriors = torch.empty(*shape, latents.classes, latents.groups)
         picked = torch.empty(*shape, latents.groups, dtype=torch.int16)
-        play = (self.embedded, self.uniforms, self.actions)
-        entries = (*self.entries(back=False), *play, states, posteriors, drawn, picked)
-        self.extent.kernels.scan(entries, latents.uniform_mix)
+        given, results = (embedded, uniforms, self.actions), (states, posteriors, drawn, picked)
+        entries = (*self.entries(back=False), *given, *results)
+        kernels.of(self.extent.factors).scan(entries, latents.uniform_mix)
         return states, drawn, posteriors, picked
 
     def backward(
@@ -218,14 +229,15 @@ class Layers:
         of_embedded = torch.empty_like(states)
         results = (states, posteriors, of_states, of_drawn, of_posteriors)
         entries = (*self.entries(back=True), *results, of_embedded)
-        self.extent.kernels.scan_back(entries, self.latents.uniform_mix)
+        kernels.of(self.extent.factors).scan_back(entries, self.latents.uniform_mix)
         return of_embedded
 
-    def gradients(self, picked: Tensor) -> Iterator[Tensor]:
+    def gradients(self, picked: Tensor) -> list[Tensor]:
         """Those of all weights, in the order in which they were taken."""
-        steps = self.extent.steps
-        yield from self.obs_fusion.gradients(steps)
-        yield from self.posterior_head.gradients(steps)
-        # Nothing follows the last step.
-        yield from self.act_fusion.gradients(steps - 1, (picked.flatten(1, 2), self.actions.flatten(1, 2)))
-        yield from self.cell.gradients(steps - 1)
+        steps, classes = self.extent.steps, (picked.flatten(1, 2), self.actions.flatten(1, 2))
+        return [
+            *self.obs_fusion.gradients(steps),
+            *self.posterior_head.gradients(steps),
+            *self.act_fusion.gradients(steps - 1, classes),  # nothing follows the last step
+            *self.cell.gradients(steps - 1),
+        ]

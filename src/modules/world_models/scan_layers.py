@@ -20,7 +20,6 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-import kernels
 from kernels.products import laid_out
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import gradient_of_table
@@ -29,7 +28,8 @@ Weights = Iterator[Tensor]
 Entries = Iterator[Tensor | int | None]
 
 MOST_ROWS = 640  # that a thread takes through a layer together, so that they stay in a core's cache
-LEAST_ROWS = 32  # that tiles multiply: with less, results would depend on the number of threads
+# What is worth a thread; tiles of bfloat16 need as many, or results would depend on the number of threads.
+LEAST_ROWS = {torch.float32: 10, torch.bfloat16: 32}
 
 
 @dataclass(frozen=True)
@@ -47,25 +47,20 @@ class Extent:
         """Rows of a step."""
         return self.batch * self.agents
 
-    @cached_property
-    def kernels(self) -> kernels.Kernels:
-        """Those for these factors."""
-        return kernels.of(self.factors)
-
     def room(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A tensor (steps, R, *shape), of one step where nothing is kept."""
         return torch.empty(self.steps if self.kept else 1, self.rows, *shape, dtype=dtype)
 
-    def entries(self, of_piece: int) -> Entries:
-        """With the number of windows that a thread takes together."""
-        yield from (self.steps, self.batch, self.agents, of_piece, int(self.kept))
+    @property
+    def pieces(self) -> int:
+        """How many shares of the windows there are, as equal as they can be, of which a thread takes some."""
+        threads = torch.get_num_threads()
+        enough = -(-self.rows // (MOST_ROWS * threads)) * threads
+        least = -(-LEAST_ROWS[self.factors] // self.agents)  # windows of a piece
+        return max(1, min(enough, self.batch // least))
 
-
-def windows_of_piece(windows: int, agents: int) -> int:
-    """How many of some windows a thread takes together: as many as leave none of the threads idle."""
-    threads = torch.get_num_threads()
-    pieces = -(-windows * agents // (MOST_ROWS * threads)) * threads
-    return min(max(-(-windows // pieces), -(-LEAST_ROWS // agents)), windows)
+    def entries(self) -> Entries:
+        yield from (self.steps, self.batch, self.agents, self.pieces, int(self.kept))
 
 
 class Weighted:
