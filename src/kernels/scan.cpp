@@ -409,7 +409,8 @@ void scan_back(const i64* list, float mix) {
             }
             one_thread::draw_back(of_drawn + first * of.size(), moves_on ? of_picked.get() : nullptr,
                                   of_posteriors + first * of.size(), posteriors + first * of.size(),
-                                  of.living + first, of.posterior_head.out.of_output_at(piece), mix, rows, of.classes, of.groups);
+                                  of.living + first, of.posterior_head.out.of_output_at(piece), mix, rows,
+                                  of.classes, of.groups);
             of.posterior_head.backward(piece, of_normed.get());
             of.obs_fusion.backward(piece, of_normed.get(), of_seen.get());
             const F* of_both = of_seen.get();
