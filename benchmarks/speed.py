@@ -19,7 +19,6 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -49,6 +48,8 @@ PACKAGES = ("torch", "numpy", "jax", "jaxmarl")
 
 def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
     """Warm the case up, time it and return its row; run in a process of its own."""
+    from utils.products import operations_per_second
+
     case, torch = _prepare(name, threads, setup)
     wait = torch.cuda.synchronize if setup.on_gpu else lambda: None  # until the GPU has done what it was told
     operations = _operations(case, setup.on_gpu)
@@ -65,7 +66,8 @@ def measure(name: str, threads: int, setup: Setup) -> dict[str, Any]:
         cpus.append(time.process_time() - cpu)
         walls.append(time.perf_counter() - wall)
     memory = torch.cuda.max_memory_reserved() if setup.on_gpu else _peak_memory()  # graphs reserve theirs
-    floor = operations / _peak(torch, case.dtype, setup, wait)
+    size = PEAK_SIZE_ON_GPU if setup.on_gpu else PEAK_SIZE
+    floor = operations / operations_per_second(case.dtype, size, setup.device)
     return {
         "case": name,
         "median_s": median(walls),
@@ -87,13 +89,13 @@ def _operations(case: Case, on_gpu: bool) -> float:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    ours = (lambda: 0) if on_gpu else our_operations
     with patch("utils.cuda_graphs.WARM_UP", inf):
         case.call()
-        before = 0 if on_gpu else our_operations()
+        before = ours()
         with FlopCounterMode(display=False) as counter:
             case.call()
-        ours = 0 if on_gpu else our_operations() - before
-    return counter.get_total_flops() + ours
+    return counter.get_total_flops() + ours() - before
 
 
 def _warm_up_gpu(case: Case) -> None:
@@ -116,7 +118,7 @@ def our_operations() -> int:
     number = torch.zeros(1, dtype=torch.int64)
     total = 0
     for factors in (torch.float32, torch.bfloat16):
-        if kernels.available(factors):
+        if kernels.serve(torch.empty(0, dtype=factors)):
             kernels.of(factors).operations_so_far(number)
             total += int(number)
     return total
@@ -155,19 +157,6 @@ def _prepare(name: str, threads: int, setup: Setup) -> tuple[Case, Any]:
     torch.manual_seed(0)
     keep_freed_memory()  # also where no run is configured, which does it, too
     return {**CASES, **FULL_CASES}[name](setup), torch
-
-
-def _peak(torch: Any, dtype: Any, setup: Setup, wait: Callable[[], None]) -> float:
-    """Floating-point operations per second of a large matrix product."""
-    size = PEAK_SIZE_ON_GPU if setup.on_gpu else PEAK_SIZE
-    a, times = torch.randn(size, size, dtype=dtype, device=setup.device), []
-    for _ in range(8):
-        wait()
-        began = time.perf_counter()
-        a @ a
-        wait()
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / min(times)
 
 
 def _name_part(torch: Any, owner: Any, attribute: str) -> None:

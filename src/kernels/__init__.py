@@ -117,9 +117,10 @@ def _caller(function: Any, signature: str, factors: torch.dtype) -> Callable[...
 
         return address
 
+    any_address = address_of(None)
+
     def numbers(given: Sequence[Tensor | int | None]) -> Any:
-        address = address_of(None)
-        values = [x if isinstance(x, int) else address(x) or 0 for x in given]
+        values = [x if isinstance(x, int) else any_address(x) or 0 for x in given]
         return (ctypes.c_int64 * len(values))(*values)
 
     takes: dict[str, tuple[Any, Callable[[Any], Any]]] = {

@@ -119,16 +119,15 @@ void one_thread::add_norm_back(const F* of_normed, const float* total, const flo
 extern "C" {
 
 void silu(const F* x, F* out, i64 rows, i64 width) {
-    for (i64 row = 0; row < rows; ++row, x += width, out += width)
-        each(width, [=](i64 i, auto kind) { store(out + i, silu_of(load<decltype(kind)>(x + i))); });
+    each_in_rows(rows, width,
+                 [=](i64 i, auto kind) { store(out + i, silu_of(load<decltype(kind)>(x + i))); });
 }
 
 void silu_back(const F* of_out, const F* x, F* of_x, i64 rows, i64 width) {
-    for (i64 row = 0; row < rows; ++row, of_out += width, x += width, of_x += width)
-        each(width, [=](i64 i, auto kind) {
-            using T = decltype(kind);
-            store<T>(of_x + i, load<T>(of_out + i) * silu_slope(load<T>(x + i)));
-        });
+    each_in_rows(rows, width, [=](i64 i, auto kind) {
+        using T = decltype(kind);
+        store<T>(of_x + i, load<T>(of_out + i) * silu_slope(load<T>(x + i)));
+    });
 }
 
 // SiLU of the layer norm, with gain and bias, of x (rows, width) plus what is `added` (width) to it; keeps the

@@ -115,6 +115,14 @@ inline __attribute__((always_inline)) void each(i64 size, Work work) {
     for (; i < size; ++i) work(i, 0.0f);
 }
 
+// The same for numbers of rows, row by row: what is left of each is taken one by one, however many rows there
+// are, as one by one numbers may be rounded in another way.
+template <typename Work>
+inline __attribute__((always_inline)) void each_in_rows(i64 rows, i64 width, Work work) {
+    for (i64 first = 0; first < rows * width; first += width)
+        each(width, [=](i64 i, auto kind) { work(first + i, kind); });
+}
+
 // What is in `half` lanes more, in each lane. The order is read from a table, as compilers make one that they
 // know number by number.
 inline Floats moved(Floats x, i64 half) {
@@ -164,12 +172,19 @@ inline Floats at_most(float most, Floats x) { return x > most ? most : x; }
 inline Floats at_least(float least, Floats x) { return x < least ? least : x; }
 #endif
 
+// A sum with it is rounded to an integer, whose last bits are those of a float's exponent.
+constexpr float INTEGER = 12582912.0f + 127.0f;
+
+// p times two to the power of an integer, to which INTEGER was added.
+template <typename T>
+inline T times_power(T p, T shifted) {
+    return p * bits_of<T>(bits_of<IntegersOf<T>>(shifted) << 23);
+}
+
 // e^x to 1e-7 of itself, zero below e^-87, at most e^88: a power of two, and a polynomial (Cephes' expf) for
 // what is left.
 template <typename T>
 inline T exponential(T x) {
-    // A sum with it is rounded to an integer, whose last bits are those of a float's exponent.
-    constexpr float INTEGER = 12582912.0f + 127.0f;
     x = at_most(88.0f, x);
     const T shifted = x * 1.44269504f + INTEGER, n = shifted - INTEGER;
     const T r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -179,7 +194,7 @@ inline T exponential(T x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + (r + 1.0f);
-    return x < -87.0f ? 0.0f : p * bits_of<T>(bits_of<IntegersOf<T>>(shifted) << 23);
+    return x < -87.0f ? 0.0f : times_power(p, shifted);
 }
 
 // 1 / (1 + e^-x), no less than at -88. Where factors are rounded, which leaves 2e-3 of a number unknown, it is
@@ -189,13 +204,12 @@ inline T sigmoid(T x) {
 #if defined(ROUNDED) && defined(__AVX512F__)
     if constexpr (!IS_ONE<T>) {
         // As in `exponential`, but as a power of two and by a shorter polynomial.
-        constexpr float INTEGER = 12582912.0f + 127.0f, OF_E = -1.44269504f;
+        constexpr float OF_E = -1.44269504f;
         x = at_least(-88.0f, at_most(87.0f, x));
         const T shifted = x * OF_E + INTEGER, n = shifted - INTEGER;
         const T r = x * OF_E - n;
         const T p = ((r * 0.05517167f + 0.24261113f) * r + 0.69326099f) * r + 0.99992807f;
-        const T power = p * bits_of<T>(bits_of<IntegersOf<T>>(shifted) << 23);
-        return bits_of<T>(_mm512_rcp14_ps(bits_of<__m512>(1.0f + power)));
+        return bits_of<T>(_mm512_rcp14_ps(bits_of<__m512>(1.0f + times_power<T>(p, shifted))));
     }
 #endif
     return 1.0f / (1.0f + exponential(-x));

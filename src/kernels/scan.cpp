@@ -47,52 +47,57 @@ inline void add_by_window(Piece piece, const F* x, float* sums, i64 width) {
         });
 }
 
-// x W^T, plus a bias unless it is null; `input_at` and `of_output_at` are where it finds x, and the gradient.
-struct Linear {
+// A product with a weight W, as seen from its output: `of_output_at` is where it finds the gradient of that.
+struct Weighted {
     const i64 inputs, outputs;
-    const F *const by_weight, *const back_by_weight;  // laid out; the latter for gradients alone
+    const F* const back_by_weight;  // laid out; for gradients alone, as is the room
+    F* const of_output;
+
+    explicit Weighted(Given& given)
+        : inputs(given), outputs(given), back_by_weight(given), of_output(given) {}
+
+    F* of_output_at(Piece piece) const { return of_output + piece.at * outputs; }
+
+    void backward(Piece piece, F* of_input) const {
+        multiply(of_output_at(piece), back_by_weight, nullptr, of_input, piece.rows, outputs, inputs);
+    }
+};
+
+// x W^T, plus a bias unless it is null; `input_at` is where it finds x.
+struct Linear : Weighted {
+    const F* const by_weight;  // laid out
     const float* const bias;
-    F *const input, *const of_output;  // rooms
+    F* const input;
     float* const of_bias;  // sums of each window (windows, outputs), null where there is no bias
 
     explicit Linear(Given& given)
-        : inputs(given), outputs(given), by_weight(given), back_by_weight(given), bias(given), input(given),
-          of_output(given), of_bias(given) {}
+        : Weighted(given), by_weight(given), bias(given), input(given), of_bias(given) {}
 
     F* input_at(Piece piece) const { return input + piece.at * inputs; }
-    F* of_output_at(Piece piece) const { return of_output + piece.at * outputs; }
 
     void forward(Piece piece, F* out) const {
         multiply(input_at(piece), by_weight, bias, out, piece.rows, inputs, outputs);
     }
 
     void backward(Piece piece, F* of_input) const {
-        multiply(of_output_at(piece), back_by_weight, nullptr, of_input, piece.rows, outputs, inputs);
+        Weighted::backward(piece, of_input);
         if (of_bias) add_by_window(piece, of_output_at(piece), of_bias, outputs);
     }
 };
 
-// The same of latents and actions, each of whose classes picks a column of W. Gradients reach latents alone.
-struct Picks {
-    const i64 groups, inputs, outputs;  // inputs: the latents' size
+// The same of latents and actions, each of whose classes picks a column of W. Its inputs, and what gradients
+// reach, are the latents alone.
+struct Picks : Weighted {
+    const i64 groups;
     const F *const latents_table, *const actions_table;  // (inputs, outputs), (actions, outputs)
-    const F* const back_by_weight;
-    F* const of_output;
 
     explicit Picks(Given& given)
-        : groups(given), inputs(given), outputs(given), latents_table(given), actions_table(given),
-          back_by_weight(given), of_output(given) {}
-
-    F* of_output_at(Piece piece) const { return of_output + piece.at * outputs; }
+        : Weighted(given), groups(given), latents_table(given), actions_table(given) {}
 
     void forward(Piece piece, const std::int16_t* latents, const std::int16_t* actions, F* out) const {
         std::memset(static_cast<void*>(out), 0, piece.rows * outputs * sizeof(F));
         one_thread::add_picked(latents, latents_table, out, piece.rows, groups, outputs);
         one_thread::add_picked(actions, actions_table, out, piece.rows, 1, outputs);
-    }
-
-    void backward(Piece piece, F* of_latents) const {
-        multiply(of_output_at(piece), back_by_weight, nullptr, of_latents, piece.rows, outputs, inputs);
     }
 };
 
@@ -257,11 +262,9 @@ struct Cell {
     void forward(Piece piece, const float* h, float* after) const {
         const auto by_both = scratch<F>(2 * piece.rows * of_input.outputs);
         F *by_input = by_both.get(), *by_state = by_input + piece.rows * of_input.outputs;
-        for (i64 row = 0; row < piece.rows; ++row) {
-            const float* from = h + row * width();
-            F* to = of_state.input_at(piece) + row * width();
-            each(width(), [=](i64 i, auto kind) { store(to + i, load<decltype(kind)>(from + i)); });
-        }
+        F* rounded = of_state.input_at(piece);
+        each_in_rows(piece.rows, width(),
+                     [=](i64 i, auto kind) { store(rounded + i, load<decltype(kind)>(h + i)); });
         of_input.forward(piece, by_input);
         of_state.forward(piece, by_state);
         one_thread::gru(by_input, by_state, h, after, kept_at(piece), piece.rows, width());
@@ -273,15 +276,12 @@ struct Cell {
                              of_state.of_output_at(piece), of_h, piece.rows, width());
         of_input.backward(piece, of_x);
         const auto by_product = scratch<F>(piece.rows * width());
+        const F* more = by_product.get();
         of_state.backward(piece, by_product.get());
-        for (i64 row = 0; row < piece.rows; ++row) {
-            const F* more = by_product.get() + row * width();
-            float* sum = of_h + row * width();
-            each(width(), [=](i64 i, auto kind) {
-                using T = decltype(kind);
-                store<T>(sum + i, load<T>(sum + i) + load<T>(more + i));
-            });
-        }
+        each_in_rows(piece.rows, width(), [=](i64 i, auto kind) {
+            using T = decltype(kind);
+            store<T>(of_h + i, load<T>(of_h + i) + load<T>(more + i));
+        });
     }
 };
 

@@ -25,13 +25,16 @@ def multiplies_bfloat16() -> bool:
 
 
 @cache
-def operations_per_second(factors: torch.dtype) -> float:
-    """What this process makes of a product at best, in floating-point operations."""
-    size, times = 512, []
-    a = torch.ones(size, size, dtype=factors)  # random ones would change what a run draws
-    for _ in range(6):
+def operations_per_second(factors: torch.dtype | None, size: int = 512, device: str = "cpu") -> float:
+    """What a product of ``size`` rows and columns makes at best, of torch's default type if none is given."""
+    own = torch.Generator(device).manual_seed(0)  # a run draws what it would have drawn without
+    a, times = torch.randn(size, size, dtype=factors, device=device, generator=own), []
+    wait = torch.cuda.synchronize if a.is_cuda else lambda: None
+    for _ in range(8):
+        wait()
         began = time.perf_counter()
         a @ a
+        wait()
         times.append(time.perf_counter() - began)
     return 2 * size**3 / min(times)
 

@@ -142,20 +142,16 @@ def test_what_is_not_a_number_stays_so() -> None:
 
 
 @needs_kernels
-def test_any_number_of_threads_gives_the_same_bits() -> None:
+def test_any_number_of_threads_gives_the_same_bits(set_threads) -> None:
     torch.manual_seed(0)
     x, g = torch.randn(77, 30), torch.randn(77, 30)
     layer = NormSiLU(30)
 
     def gradients(threads: int) -> tuple[Tensor, ...]:
-        torch.set_num_threads(threads)
+        set_threads(threads)
         return torch.autograd.grad((layer(x) * g).sum(), list(layer.parameters()))
 
-    before = torch.get_num_threads()
-    try:
-        one, three = gradients(1), gradients(3)
-    finally:
-        torch.set_num_threads(before)
+    one, three = gradients(1), gradients(3)
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 

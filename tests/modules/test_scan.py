@@ -1,6 +1,5 @@
 """The scan by kernels, with its gradients written out, against the same loop as autograd sees it."""
 
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from unittest.mock import patch
 
@@ -137,13 +136,6 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one or two windows of three agents, as a thread takes them."""
     monkeypatch.setattr(scan_layers, "MOST_ROWS", 6)
     monkeypatch.setattr(scan_layers, "LEAST_ROWS", dict.fromkeys(scan_layers.LEAST_ROWS, 1))
-
-
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

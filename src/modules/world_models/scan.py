@@ -15,16 +15,7 @@ import kernels
 from modules.gru import new_state_doubled
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, FusionLayer
-from modules.world_models.scan_layers import (
-    Cell,
-    Entries,
-    Extent,
-    Fusion,
-    Head,
-    Linear,
-    Picks,
-    Weights,
-)
+from modules.world_models.scan_layers import Cell, Entries, Extent, Fusion, Head, Linear, Picks, Weights
 from utils.compute import factor_dtype
 
 if TYPE_CHECKING:

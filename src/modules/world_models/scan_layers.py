@@ -83,6 +83,12 @@ class Weighted:
         """The gradients (steps * R, outputs) of the first ``steps`` steps."""
         return self.all_of_outputs[:steps].flatten(0, 1)
 
+    def entries(self, back: bool) -> Entries:
+        outputs, inputs = self.weight.shape
+        yield from (inputs, outputs)
+        yield self.back_by_weight if back else None
+        yield self.all_of_outputs if back else None
+
 
 class Linear(Weighted):
     """``x W^T + b``; without a ``b`` if ``bias`` is false."""
@@ -99,9 +105,8 @@ class Linear(Weighted):
         return torch.zeros(self.extent.batch, len(self.weight))
 
     def entries(self, back: bool) -> Entries:
-        outputs, inputs = self.weight.shape
-        yield from (inputs, outputs, self.by_weight, self.back_by_weight if back else None)
-        yield from (self.bias, self.all_inputs, self.all_of_outputs if back else None)
+        yield from super().entries(back)
+        yield from (self.by_weight, self.bias, self.all_inputs)
         yield self.of_bias if back and self.bias is not None else None
 
     def gradients(self, steps: int) -> Iterator[Tensor]:
@@ -129,11 +134,9 @@ class Picks(Weighted):
         return len(self.tables[1])
 
     def entries(self, back: bool) -> Entries:
-        outputs, inputs = self.weight.shape
-        yield from (self.groups, inputs, outputs)
+        yield from super().entries(back)
+        yield self.groups
         yield from self.tables
-        yield self.back_by_weight if back else None
-        yield self.all_of_outputs if back else None
 
     def gradients(self, steps: int, picked: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
         of_tables = [
@@ -213,8 +216,7 @@ class Fusion(Generic[Project]):
     def gradients(self, steps: int, *picked: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
         """With what was ``picked`` where the projection picks."""
         yield from self.project.gradients(steps, *picked)
-        of_stream = self.project.all_of_outputs[:steps].reshape(-1, *self.of_agents.shape)
-        yield of_stream.sum(dim=0).float()
+        yield self.project.of_outputs(steps).view(-1, *self.of_agents.shape).sum(dim=0).float()
         for layer in self.layers:
             yield from layer.gradients(steps)
 
