@@ -39,8 +39,6 @@ if platform.machine() == "x86_64":
 # What each takes: tensors of float32 (f), int16 (i), int64 (l) and of what products multiply (F), or None for
 # some of them, integers (n), a number (x), a list of integers and tensors of any kind (g).
 SIGNATURES = {
-    "norm_silu": "FfffFffnnn",
-    "norm_silu_back": "FFfffffFfnnnn",
     "silu": "FFnn",
     "silu_back": "FFFnn",
     "attend": "FFfnnnn",
@@ -48,13 +46,14 @@ SIGNATURES = {
     "draw": "FfffFixnnn",
     "kl": "fFfxnnn",
     "kl_back": "ffFfFxxnnn",
-    "add_picked": "iFFnnn",
     "add_picked_back": "iFfnnnn",
     "gru_over_time": "fffffffflnnn",
     "gru_over_time_back": "fffffffffflnnn",
     "lay_out": "fnnFnn",
     "multiply": "FFfFnnn",
     "operations_so_far": "l",
+    "perceptron": "g",
+    "perceptron_back": "g",
     "scan": "gx",
     "scan_back": "gx",
     "advance": "g",

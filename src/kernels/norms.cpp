@@ -130,32 +130,10 @@ void silu_back(const F* of_out, const F* x, F* of_x, i64 rows, i64 width) {
     });
 }
 
-// SiLU of the layer norm, with gain and bias, of x (rows, width) plus what is `added` (width) to it; keeps the
-// norm's mean and scale (rows). `out` has the mean of each `over` rows that follow each other.
-void norm_silu(const F* x, const float* added, const float* gain, const float* bias, F* out, float* mean,
-               float* scale, i64 over, i64 rows, i64 width) {
-    among_threads(rows, over > 1 ? over : BLOCK, [=](i64 first, i64 number) {
-        one_thread::norm_silu(x + first * width, added, gain, bias, out + first / over * width, mean + first,
-                              scale + first, over, number, width);
-    });
-}
-
-// The gradient of x. Those of what is added, of gain and bias are added to `parts` (3, shares, width): each of
-// `shares` equal shares of the rows has its own sum, so that it doesn't depend on threads.
-void norm_silu_back(const F* of_out, const F* x, const float* added, const float* gain, const float* bias,
-                    const float* mean, const float* scale, F* of_x, float* parts, i64 over, i64 shares,
-                    i64 rows, i64 width) {
-#pragma omp parallel for schedule(static)
-    for (i64 share = 0; share < shares; ++share) {
-        float *of_added = parts + share * width, *of_gain = of_added + shares * width;
-        one_thread::norm_silu_back(of_out, x, added, gain, bias, mean, scale, of_x, of_added, of_gain,
-                                   of_gain + shares * width, over, rows * share / shares,
-                                   rows * (share + 1) / shares, width);
-    }
-}
-
 }  // extern "C"
 
+// SiLU of the layer norm, with gain and bias, of x (rows, width) plus what is `added` (width) to it; keeps the
+// norm's mean and scale (rows). `out` has the mean of each `over` rows that follow each other.
 void one_thread::norm_silu(const F* x, const float* added, const float* gain, const float* bias, F* out,
                            float* mean, float* scale, i64 over, i64 rows, i64 width) {
     const float share = 1.0f / over;
@@ -187,7 +165,8 @@ void one_thread::norm_silu(const F* x, const float* added, const float* gain, co
     }
 }
 
-// Of the rows from `first` to `end`, of all that the pointers are to.
+// The gradient of x, and what is to be added to those of what is added, of gain and bias. Of the rows from
+// `first` to `end`, of all that the pointers are to.
 void one_thread::norm_silu_back(const F* of_out, const F* x, const float* added, const float* gain,
                                 const float* bias, const float* mean, const float* scale, F* of_x,
                                 float* of_added, float* of_gain, float* of_bias, i64 over, i64 first,

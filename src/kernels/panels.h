@@ -91,8 +91,12 @@ __attribute__((noinline)) void sum_up(const T* a, i64 stride, const T* panel, fl
     using W = Words<T>;
     constexpr i64 NUMBERS = sizeof(typename W::One) / sizeof(T);
     const T* row[ROWS];
-    Floats sum[ROWS][2] = {};
-    for (i64 r = 0; r < ROWS; ++r) row[r] = a + std::min(r, rows - 1) * stride;
+    Floats sum[ROWS][2];
+#pragma GCC unroll 16
+    for (i64 r = 0; r < ROWS; ++r) {
+        row[r] = a + std::min(r, rows - 1) * stride;
+        sum[r][0] = sum[r][1] = Floats{};
+    }
     auto add = [&](i64 k, auto at) {
         const auto left = read<typename W::Half>(panel + k * PANEL);
         const auto right = read<typename W::Half>(panel + k * PANEL + LANES * NUMBERS);
@@ -106,7 +110,9 @@ __attribute__((noinline)) void sum_up(const T* a, i64 stride, const T* panel, fl
     const i64 whole = inner / NUMBERS * NUMBERS;
     for (i64 k = 0; k < whole; k += NUMBERS) add(k, W::at);
     if (whole < inner) add(whole, W::last_at);
-    std::memcpy(sums, sum, sizeof sum);
+#pragma GCC unroll 16
+    for (i64 r = 0; r < ROWS; ++r)
+        for (i64 half = 0; half < 2; ++half) store(sums + r * PANEL + half * LANES, sum[r][half]);
 }
 
 // Writes some columns of sums (rows, PANEL), plus rows that are `added` if they aren't null, to rows of `out`;

@@ -66,14 +66,6 @@ inline void add_rows(N* out, i64 width, Visit visit) {
 
 extern "C" {
 
-// Adds to out (rows, width) the rows of the table that the classes (rows, groups) pick; a negative one picks
-// nothing.
-void add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups, i64 width) {
-    among_threads(rows, 1, [=](i64 first, i64 number) {
-        one_thread::add_picked(picked + first * groups, table, out + first * width, number, groups, width);
-    });
-}
-
 // Adds the gradient of the table to `of_table`. A thread has the same groups of all blocks of rows, so no two
 // write to the same place. Rows that pick the same entry are linked, so that it is read and written once.
 void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_table, i64 rows, i64 classes,
@@ -107,6 +99,8 @@ void add_picked_back(const std::int16_t* picked, const F* of_out, float* of_tabl
 
 }  // extern "C"
 
+// Adds to out (rows, width) the rows of the table that the classes (rows, groups) pick; a negative one picks
+// nothing.
 void one_thread::add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i64 groups,
                             i64 width) {
     for (i64 row = 0; row < rows; ++row) {

@@ -17,10 +17,12 @@ def laid_out(weight: Tensor, factors: torch.dtype, turned: bool = False) -> Tens
         turned: rows of ``outputs`` numbers are multiplied by the weight itself, which gives the gradient of
             the layer's input. Otherwise rows of ``inputs`` are multiplied by its transpose.
     """
-    weight = weight.contiguous()
     matrix = weight if turned else weight.T
+    if not (matrix.is_contiguous() or matrix.T.is_contiguous()):
+        matrix = matrix.contiguous()
     inner, columns = matrix.shape
+    in_memory = matrix if matrix.is_contiguous() else matrix.T
     panels, depth = -(-columns // PANEL), -(-inner // DEPTH) * DEPTH
     result = torch.empty(panels, depth, PANEL, dtype=factors)
-    kernels.of(factors).lay_out(weight, *matrix.stride(), result, *matrix.shape)
+    kernels.of(factors).lay_out(in_memory, *matrix.stride(), result, *matrix.shape)
     return result

@@ -1,103 +1,21 @@
 // The world model's scan over real play (modules/world_models/scan.py) in one call, and a step ahead of many
 // states in another. Only the agents of a window see each other, so a thread takes a piece, some windows,
 // through all steps without waiting for anybody.
-//
-// All is given as a list of integers and addresses (null where there is none): layers take what is theirs from
-// it in the order of their members. A layer has rooms, in which it keeps the rows that gradients need; `at` is
-// where a piece's rows begin in them. Places that a layer reads, or is to write, are those of a piece.
 
-#include "rows.h"
-
-#include <memory>
-#include <vector>
+#include "layers.h"
 
 namespace {
 
-// Numbers of its own that nobody has written yet.
-template <typename T>
-std::unique_ptr<T[]> scratch(i64 size) {
-    return std::unique_ptr<T[]>(new T[size]);
-}
+// The same of latents and actions. Gradients reach the latents alone.
+struct Picks : Table {
+    const F* const of_actions;  // (actions, outputs)
 
-// What is left of the list.
-struct Given {
-    const i64* next;
-
-    operator i64() { return *next++; }
-    template <typename T>
-    operator T*() {
-        return reinterpret_cast<T*>(*next++);
-    }
-};
-
-// A piece's rows, where they are in rooms, and its first window.
-struct Piece {
-    i64 at, rows, window, agents;
-};
-
-// Adds the rows of each window of a piece to its sums (windows, width).
-inline void add_by_window(Piece piece, const F* x, float* sums, i64 width) {
-    float* sum = sums + piece.window * width;
-    for (i64 first = 0; first < piece.rows; first += piece.agents, sum += width)
-        each(width, [=](i64 i, auto kind) {
-            using T = decltype(kind);
-            T all = load<T>(sum + i);
-            for (i64 row = first; row < first + piece.agents; ++row) all += load<T>(x + row * width + i);
-            store(sum + i, all);
-        });
-}
-
-// A product with a weight W, as seen from its output: `of_output_at` is where it finds the gradient of that.
-struct Weighted {
-    const i64 inputs, outputs;
-    const F* const back_by_weight;  // laid out; for gradients alone, as is the room
-    F* const of_output;
-
-    explicit Weighted(Given& given)
-        : inputs(given), outputs(given), back_by_weight(given), of_output(given) {}
-
-    F* of_output_at(Piece piece) const { return of_output + piece.at * outputs; }
-
-    void backward(Piece piece, F* of_input) const {
-        multiply(of_output_at(piece), back_by_weight, nullptr, of_input, piece.rows, outputs, inputs);
-    }
-};
-
-// x W^T, plus a bias unless it is null; `input_at` is where it finds x.
-struct Linear : Weighted {
-    const F* const by_weight;  // laid out
-    const float* const bias;
-    F* const input;
-    float* const of_bias;  // sums of each window (windows, outputs), null where there is no bias
-
-    explicit Linear(Given& given)
-        : Weighted(given), by_weight(given), bias(given), input(given), of_bias(given) {}
-
-    F* input_at(Piece piece) const { return input + piece.at * inputs; }
-
-    void forward(Piece piece, F* out) const {
-        multiply(input_at(piece), by_weight, bias, out, piece.rows, inputs, outputs);
-    }
-
-    void backward(Piece piece, F* of_input) const {
-        Weighted::backward(piece, of_input);
-        if (of_bias) add_by_window(piece, of_output_at(piece), of_bias, outputs);
-    }
-};
-
-// The same of latents and actions, each of whose classes picks a column of W. Its inputs, and what gradients
-// reach, are the latents alone.
-struct Picks : Weighted {
-    const i64 groups;
-    const F *const latents_table, *const actions_table;  // (inputs, outputs), (actions, outputs)
-
-    explicit Picks(Given& given)
-        : Weighted(given), groups(given), latents_table(given), actions_table(given) {}
+    explicit Picks(Given& given) : Table(given), of_actions(given) {}
 
     void forward(Piece piece, const std::int16_t* latents, const std::int16_t* actions, F* out) const {
         std::memset(static_cast<void*>(out), 0, piece.rows * outputs * sizeof(F));
-        one_thread::add_picked(latents, latents_table, out, piece.rows, groups, outputs);
-        one_thread::add_picked(actions, actions_table, out, piece.rows, 1, outputs);
+        add(piece, latents, out);
+        one_thread::add_picked(actions, of_actions, out, piece.rows, 1, outputs);
     }
 };
 
@@ -179,13 +97,7 @@ struct Fusion {
     const AddNorm norm;
 
     explicit Fusion(Given& given)
-        : project(given), agents(given), of_agents(given), layers(taken(given)), norm(given) {}
-
-    static std::vector<FusionLayer> taken(Given& given) {
-        std::vector<FusionLayer> all;
-        for (i64 left = given; left > 0; --left) all.emplace_back(given);
-        return all;
-    }
+        : project(given), agents(given), of_agents(given), layers(taken<FusionLayer>(given)), norm(given) {}
 
     template <typename... Seen>
     void forward(Piece piece, F* normed, Seen... seen) const {
@@ -210,42 +122,6 @@ struct Fusion {
         for (size_t number = layers.size(); number > 0; --number)
             layers[number - 1].backward(piece, g.data(), adding(number - 1));
         project.backward(piece, of_seen);
-    }
-};
-
-// Linear, norm, SiLU, Linear.
-struct Head {
-    const Linear hidden, out;
-    const float *const added, *const gain, *const bias;  // of the norm
-    float *const mean, *const scale;
-    F* const seen;  // by the norm
-    float *const of_added, *const of_gain, *const of_bias;  // sums of each window (windows, width)
-
-    explicit Head(Given& given)
-        : hidden(given), out(given), added(given), gain(given), bias(given), mean(given), scale(given),
-          seen(given), of_added(given), of_gain(given), of_bias(given) {}
-
-    i64 width() const { return hidden.outputs; }
-
-    void forward(Piece piece, F* logits) const {
-        F* given = seen + piece.at * width();
-        hidden.forward(piece, given);
-        one_thread::norm_silu(given, added, gain, bias, out.input_at(piece), mean + piece.at,
-                              scale + piece.at, 1, piece.rows, width());
-        out.forward(piece, logits);
-    }
-
-    void backward(Piece piece, F* of_normed) const {
-        const auto of_out = scratch<F>(piece.rows * width());
-        out.backward(piece, of_out.get());
-        for (i64 first = 0; first < piece.rows; first += piece.agents) {
-            const i64 sum = (piece.window + first / piece.agents) * width();
-            one_thread::norm_silu_back(of_out.get(), seen + piece.at * width(), added, gain, bias,
-                                       mean + piece.at, scale + piece.at, hidden.of_output_at(piece),
-                                       of_added + sum, of_gain + sum, of_bias + sum, 1, first,
-                                       first + piece.agents, width());
-        }
-        hidden.backward(piece, of_normed);
     }
 };
 
@@ -316,7 +192,7 @@ struct Scan {
     const Extent extent;
     const i64 width, classes, groups;
     const Fusion<Linear> obs_fusion;
-    const Head posterior_head;
+    const Perceptron posterior_head;
     const Fusion<Picks> act_fusion;
     const Cell cell;
     const float *const living, *const goes_on;  // (T, B, n), (T, B)
@@ -369,8 +245,9 @@ void scan(const i64* list, float mix) {
                 store(h + i, state);
                 store(both + j, load<T>(seen + i)), store(both + j + width, state);
             });
-            of.obs_fusion.forward(piece, of.posterior_head.hidden.input_at(piece));
-            of.posterior_head.forward(piece, logits.get());
+            F* fused = of.posterior_head.first().input_at(piece);
+            of.obs_fusion.forward(piece, fused);
+            of.posterior_head.forward(fused, nullptr, piece, logits.get());
             one_thread::draw(logits.get(), uniforms + first * of.groups, of.living + first,
                              posteriors + first * of.size(), drawn + first * of.size(),
                              picked + first * of.groups, mix, rows, of.classes, of.groups);
@@ -411,7 +288,7 @@ void scan_back(const i64* list, float mix) {
                                   of_posteriors + first * of.size(), posteriors + first * of.size(),
                                   of.living + first, of.posterior_head.out.of_output_at(piece), mix, rows,
                                   of.classes, of.groups);
-            of.posterior_head.backward(piece, of_normed.get());
+            of.posterior_head.backward(piece, of_normed.get(), nullptr);
             of.obs_fusion.backward(piece, of_normed.get(), of_seen.get());
             const F* of_both = of_seen.get();
             const float* of_state = of_states + first * width;

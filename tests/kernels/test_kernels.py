@@ -17,13 +17,12 @@ from torch.nn import functional as F
 
 import kernels
 from modules.gru import GRU
-from modules.world_models.latents import CategoricalLatents, CompactState
-from modules.world_models.layers import LatentLinear, NormSiLU
-from torch_alone import assert_close_on_scale, needs_kernels, torch_alone
+from modules.world_models.latents import CategoricalLatents
+from modules.world_models.layers import mlp
+from torch_alone import needs_kernels, torch_alone
 
 SRC = Path(__file__).parents[2] / "src"
 FACTORS = [torch.float32, torch.bfloat16]
-TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.bfloat16: {"rtol": 2e-2, "atol": 1e-2}}
 
 sizes = st.integers(1, 40)
 
@@ -51,28 +50,6 @@ def both_ways(function, *inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     ours = results()
     with torch_alone():
         return ours, results()
-
-
-@needs_kernels
-@pytest.mark.parametrize("factors", FACTORS)
-@given(rows=sizes, width=st.integers(8, 70), offset=st.sampled_from([1, 200]))
-@settings(max_examples=25, deadline=None)
-def test_norm_with_silu(factors: torch.dtype, rows: int, width: int, offset: float) -> None:
-    torch.manual_seed(rows)
-    layer = NormSiLU(width)
-    x, added, gain, bias = 3 * torch.randn(rows, width) + offset, *torch.randn(3, width)
-
-    def call(x: Tensor, added: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-        parameters = {"weight": gain, "bias": bias}
-        if x.dtype == torch.bfloat16 and not kernels.available():  # torch's has one type for all
-            x = x.float()
-        return torch.func.functional_call(layer, parameters, (x, added)).float()
-
-    ours, theirs = both_ways(call, x.to(factors), added, gain, bias)
-    tolerance = TOLERANCE[factors]
-    atol = tolerance["atol"] + 2**-23 * offset  # means are rounded, too, to the last bits of such numbers
-    for result, expected in zip(ours, theirs, strict=True):
-        assert_close_on_scale(result, expected, tolerance["rtol"], atol)
 
 
 @needs_kernels
@@ -131,28 +108,9 @@ def test_silu_of_every_number(factors: torch.dtype) -> None:
 def test_what_is_not_a_number_stays_so() -> None:
     for factors in FACTORS:
         x = torch.full((2, 20), torch.nan).to(factors)
-        assert NormSiLU(20)(x).isnan().all()
-        for i in (0, 1, 19):  # nor is the norm of a row with an infinite one
-            row = torch.zeros(1, 20, dtype=factors)
-            row[0, i] = torch.inf
-            assert NormSiLU(20)(row).isnan().all()
         latents = CategoricalLatents(groups=4, classes=5, uniform_mix=0.01)
         assert latents.balanced_kl(latents.probs(torch.zeros(2, 20)), x, 0.5).isnan().all()
     assert GRU(20, 3)(torch.full((4, 20), torch.nan), torch.zeros(2, 3), [2, 2]).isnan().all()
-
-
-@needs_kernels
-def test_any_number_of_threads_gives_the_same_bits(set_threads) -> None:
-    torch.manual_seed(0)
-    x, g = torch.randn(77, 30), torch.randn(77, 30)
-    layer = NormSiLU(30)
-
-    def gradients(threads: int) -> tuple[Tensor, ...]:
-        set_threads(threads)
-        return torch.autograd.grad((layer(x) * g).sum(), list(layer.parameters()))
-
-    one, three = gradients(1), gradients(3)
-    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
 @needs_kernels
@@ -203,7 +161,8 @@ def test_they_work_with_shorter_registers(tmp_path: Path, without: str) -> None:
     compiler = tmp_path / "c++"
     compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "c++")} "$@" {without}\n')
     compiler.chmod(0o755)
-    files = ["kernels", "modules/test_gru.py", "modules/test_scan.py", "modules/test_layers.py"]
+    names = ["gru", "layers", "perceptron", "scan"]
+    files = ["kernels", *(f"modules/test_{name}.py" for name in names)]
     tests = [str(Path(__file__).parents[1] / name) for name in files]
     command = [sys.executable, "-m", "pytest", "-q", "-k", "not (compiled or together or registers)", *tests]
     tested = subprocess.run(
@@ -218,9 +177,9 @@ def test_without_a_compiler_one_warning_says_so_and_torch_does_it_all(
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
     with caplog.at_level(logging.WARNING, logger="marl.kernels"):
-        layer, gru, x = NormSiLU(6), GRU(6, 5), torch.randn(4, 6)
-        expected = F.silu(F.layer_norm(x, (6,), layer.weight, layer.bias))
-        torch.testing.assert_close(layer(x), expected)
+        layers, gru, x = mlp(6, 8, 3, 1), GRU(6, 5), torch.randn(4, 6)
+        first, _, last = layers.layers()
+        torch.testing.assert_close(layers(x), last(F.silu(F.layer_norm(first(x), (8,)))))
         by_torch = nn.GRU(6, 5)
         by_torch.load_state_dict(gru.state_dict())
         torch.testing.assert_close(
@@ -230,47 +189,6 @@ def test_without_a_compiler_one_warning_says_so_and_torch_does_it_all(
     assert "kernels can't be compiled" in record.getMessage()
     assert compiler in record.getMessage()
     assert not list(forgotten.glob("*.so"))
-
-
-class Product(nn.Module):
-    """What a layer gives before its bias is added."""
-
-    def __init__(self, layer: LatentLinear) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: CompactState) -> Tensor:
-        return self.layer.product(x)
-
-
-@needs_kernels
-@pytest.mark.parametrize("factors", FACTORS)
-@given(
-    rows=st.one_of(sizes, st.sampled_from([512, 1030])),
-    classes=st.integers(1, 33),
-    groups=sizes,
-    width=st.one_of(sizes, st.sampled_from([64, 128, 167])),
-)
-@settings(max_examples=25, deadline=None)
-def test_columns_that_latents_pick(
-    factors: torch.dtype, rows: int, classes: int, groups: int, width: int
-) -> None:
-    torch.manual_seed(rows)
-    latents = CategoricalLatents(groups, classes, 0.01)
-    layer = LatentLinear(7, latents, width)
-    picked = latents.draw(torch.randn(rows, latents.size), torch.rand(rows) < 0.8).picked
-
-    def call(h: Tensor, z: Tensor, weight: Tensor) -> Tensor:
-        state = CompactState(h.to(factors), picked, latents, z.to(factors))
-        with torch.autocast("cpu", factors, enabled=factors == torch.bfloat16):
-            if not kernels.available():
-                return F.linear(state.features, weight).float()
-            return torch.func.functional_call(Product(layer), {"layer.weight": weight}, (state,)).float()
-
-    z = latents.one_hot(picked).float()
-    ours, theirs = both_ways(call, torch.randn(rows, 7), z, layer.weight)
-    for result, expected in zip(ours, theirs, strict=True):
-        assert_close_on_scale(result, expected, **TOLERANCE[factors])
 
 
 def test_latents_that_are_kept_as_their_classes_come_back() -> None:

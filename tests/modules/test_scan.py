@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.world_models import scan_layers
+from modules.world_models import kernel_layers
 from modules.world_models.world_model import LatentState, WorldModel, WorldModelConfig
 from torch_alone import needs_kernels, torch_alone
 
@@ -134,8 +134,8 @@ def results(model: WorldModel) -> tuple[Tensor, Tensor]:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one or two windows of three agents, as a thread takes them."""
-    monkeypatch.setattr(scan_layers, "MOST_ROWS", 6)
-    monkeypatch.setattr(scan_layers, "LEAST_ROWS", dict.fromkeys(scan_layers.LEAST_ROWS, 1))
+    monkeypatch.setattr(kernel_layers, "MOST_ROWS", 6)
+    monkeypatch.setattr(kernel_layers, "LEAST_ROWS", dict.fromkeys(kernel_layers.LEAST_ROWS, 1))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -163,7 +163,7 @@ def test_results_depend_on_no_piece(width: int, rounded: bool, small_pieces) -> 
 @given(windows=st.integers(1, 800), agents=st.integers(1, 40), threads=st.integers(1, 64))
 @settings(deadline=None)
 def test_pieces_are_as_large_as_tiles_need_or_there_is_one(windows: int, agents: int, threads: int) -> None:
-    extent = scan_layers.Extent(20, windows, agents, torch.bfloat16, kept=True)
+    extent = kernel_layers.Windows(20, windows, agents, torch.bfloat16, kept=True)
     with patch("torch.get_num_threads", lambda: threads):
         pieces = extent.pieces
     smallest = windows // pieces * agents

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from modules.world_models.latents import CategoricalLatents, CompactState
-from modules.world_models.layers import MLP, MeanNormSiLU, latent_mlp, mlp
+from modules.world_models.layers import MLP, MeanNormSiLU, in_turn, latent_mlp, mlp
 from modules.world_models.symlog import TwoHot
 
 
@@ -26,8 +26,8 @@ class LatentCritic(nn.Module):
 
     def forward(self, state: CompactState) -> Tensor:
         """States (..., n_agents, ...) -> (..., bins) logits, float32 in any precision."""
-        logits: Tensor = self.value_head(self.agent_encoder(state))
-        return logits.float()
+        layers = [*self.agent_encoder.layers(), *self.value_head.layers()]
+        return in_turn(layers, state).float()
 
     def value(self, state: CompactState) -> Tensor:
         """States (..., n_agents, ...) -> (...) expected return."""

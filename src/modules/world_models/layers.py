@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 import kernels
 from modules.world_models.latents import CategoricalLatents, CompactState
-from utils.compute import factor_dtype
-
-SHARES = 32  # of all rows whose gradients of a norm's gain and bias are summed up one beside the other
+from modules.world_models.perceptron import Seen, perceptron
 
 
 def mlp(input_size: int, width: int, output_size: int, layers: int) -> MLP:
     """``layers`` hidden layers of Linear, LayerNorm and SiLU, then a linear output."""
     parts: list[nn.Module] = []
     for _ in range(layers):
-        parts += [Linear(input_size, width), NormSiLU(width)]
+        parts += [nn.Linear(input_size, width), NormSiLU(width)]
         input_size = width
-    return MLP(*parts, Linear(input_size, output_size))
+    return MLP(*parts, nn.Linear(input_size, output_size))
 
 
 def latent_mlp(
@@ -35,28 +32,11 @@ def latent_mlp(
 
 
 class MLP(nn.Sequential):
-    """Layers one after the other, on a CPU with the bias of a linear layer added by the norm behind it.
-
-    That is a pass less over what the layer puts out, and another one over the gradients of that.
-    """
+    """Layers one after the other, on a CPU by one kernel."""
 
     def forward(self, x: Tensor | CompactState) -> Tensor:
         """What the last layer gives."""
-        if not kernels.serve(x if isinstance(x, Tensor) else x.h):
-            plain: Tensor = super().forward(x)
-            return plain
-        layers = list(self.layers())
-        seen: Any = x
-        added: Tensor | None = None  # to what is seen, by the next layer
-        for layer, behind in zip(layers, (*layers[1:], None), strict=True):
-            if isinstance(layer, NormSiLU):
-                seen, added = layer(seen, added), None
-            elif isinstance(layer, Linear) and isinstance(behind, NormSiLU):
-                seen, added = layer.product(seen), layer.bias
-            else:
-                seen = layer(seen)
-        given: Tensor = seen
-        return given
+        return in_turn(list(self.layers()), x)
 
     def layers(self) -> Iterator[nn.Module]:
         """All of them, those of an MLP within this one, too."""
@@ -67,66 +47,40 @@ class MLP(nn.Sequential):
                 yield layer
 
 
-class Linear(nn.Linear):
-    """Torch's."""
-
-    def product(self, x: Tensor) -> Tensor:
-        """What it gives (..., outputs), before the bias is added."""
-        return F.linear(x, self.weight)
+def in_turn(layers: Sequence[nn.Module], x: Tensor | CompactState) -> Tensor:
+    """What the last of ``layers`` gives, linear ones with a norm and SiLU behind each but the last."""
+    seen = Seen(x) if isinstance(x, Tensor) else Seen(x.h, x.picked, x.z)
+    if kernels.serve(seen.x):
+        means = [isinstance(layer, MeanNormSiLU) for layer in layers if isinstance(layer, NormSiLU)]
+        return perceptron(seen, means, [weight for layer in layers for weight in layer.parameters()])
+    given: Any = x
+    for layer in layers:
+        given = layer(given)
+    result: Tensor = given
+    return result
 
 
 class NormSiLU(nn.LayerNorm):
     """SiLU of a layer norm."""
 
-    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """Of x (..., width) plus ``added`` (width) -> (..., width), on a CPU as x is in any precision."""
-        if kernels.serve(x):
-            return self._by_kernel(x.unsqueeze(-2), added)
-        return F.silu(super().forward(x if added is None else x + added))
-
-    def _by_kernel(self, x: Tensor, added: Tensor | None) -> Tensor:
-        added = torch.zeros_like(self.bias) if added is None else added
-        mean: Tensor = _NormSiLU.apply(x, added, self.weight, self.bias)
-        return mean
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return F.silu(super().forward(x))
 
 
 class MeanNormSiLU(NormSiLU):
-    """The mean over all agents of SiLU of a layer norm, of which nothing is kept for each agent."""
+    """The mean of that over all agents."""
 
-    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(..., n_agents, width) -> (..., width)."""
-        return self._by_kernel(x, added) if kernels.serve(x) else super().forward(x, added).mean(dim=-2)
+        return super().forward(x).mean(dim=-2)
 
 
-class _NormSiLU(torch.autograd.Function):
-    """The mean (..., width) over rows (..., over, width)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, added: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-        x = x.contiguous()
-        rows, width = x.numel() // len(gain), len(gain)
-        out = x.new_empty(*x.shape[:-2], width)
-        statistics = x.new_empty(2, rows, dtype=torch.float32)
-        ctx.sizes = (x.shape[-2], SHARES, rows, width)
-        kernels.of(x.dtype).norm_silu(x, added, gain, bias, out, *statistics, x.shape[-2], rows, width)
-        ctx.save_for_backward(x, added, gain, bias, statistics)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, ...]:
-        x, *weights, statistics = ctx.saved_tensors
-        of_x, of_weights = torch.empty_like(x), torch.zeros(3, SHARES, x.shape[-1])
-        seen = (of_out.contiguous(), x, *weights, *statistics)
-        kernels.of(x.dtype).norm_silu_back(*seen, of_x, of_weights, *ctx.sizes)
-        return of_x, *of_weights.sum(dim=1)
-
-
-class LatentLinear(Linear):
+class LatentLinear(nn.Linear):
     """A linear layer on a world model's features (h, z), or on states by the classes of their latents.
 
-    Within an ``MLP`` each class picks a column of the weights: a product with ones and zeros is mostly one
-    with zeros. So a column's numbers are next to each other in memory.
+    A kernel lets each class pick a column of the weights: a product with ones and zeros is mostly one with
+    zeros. So a column's numbers are next to each other in memory.
 
     Args:
         width: length of h.
@@ -141,50 +95,6 @@ class LatentLinear(Linear):
     def forward(self, x: Tensor | CompactState) -> Tensor:
         """Features (..., width + latents' size), or states (...) -> (..., outputs)."""
         return super().forward(x if isinstance(x, Tensor) else x.features)
-
-    def product(self, x: Tensor | CompactState) -> Tensor:
-        """The same on a CPU, before the bias is added."""
-        if isinstance(x, Tensor):
-            return super().product(x)
-        product: Tensor = _PickedProduct.apply(x.h.to(factor_dtype(x.h)), self.weight, x.picked, x.z)
-        return product
-
-
-class _PickedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, picked: Tensor, z: Tensor | None) -> Tensor:
-        rows, picked = h.reshape(-1, h.shape[-1]), picked.contiguous()
-        of_h, of_z = weight.T.to(h.dtype).tensor_split([h.shape[-1]])
-        out = rows @ of_h
-        ctx.save_for_backward(rows, picked, of_h, of_z)
-        sizes = (len(rows), picked.shape[-1], len(weight))
-        kernels.of(h.dtype).add_picked(picked, of_z.contiguous(), out, *sizes)
-        return out.view(*h.shape[:-1], len(weight))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, picked, of_h, of_z = ctx.saved_tensors
-        of_out = gradient.reshape(len(rows), of_z.shape[1]).contiguous()
-        of_table = gradient_of_table(picked.flatten(0, -2), of_out, len(of_z))
-        of_weight = torch.cat([(rows.T @ of_out).float(), of_table]).T
-        of_state = [
-            (of_out @ weight.T).view(*gradient.shape[:-1], len(weight)) if needed else None
-            for weight, needed in ((of_h, ctx.needs_input_grad[0]), (of_z, ctx.needs_input_grad[3]))
-        ]
-        return of_state[0], of_weight, None, of_state[1]
-
-
-def gradient_of_table(picked: Tensor, of_out: Tensor, size: int) -> Tensor:
-    """That of a table (size, width) whose rows are picked by the classes (rows, groups) int16 of latents.
-
-    ``of_out`` (rows, width) is the gradient of the sums of these.
-    """
-    rows, groups = picked.shape
-    of_table = torch.zeros(size, of_out.shape[1])
-    sizes = (rows, size // groups, groups, of_out.shape[1])
-    kernels.of(of_out.dtype).add_picked_back(picked, of_out, of_table, *sizes)
-    return of_table
 
 
 class FusionLayer(nn.Module):

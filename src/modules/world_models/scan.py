@@ -13,9 +13,19 @@ from torch.autograd.function import once_differentiable
 
 import kernels
 from modules.gru import new_state_doubled
+from modules.world_models.kernel_layers import (
+    Cell,
+    Entries,
+    Fusion,
+    Linear,
+    Perceptron,
+    Picks,
+    Weights,
+    Windows,
+    as_read,
+)
 from modules.world_models.latents import CategoricalLatents
 from modules.world_models.layers import AgentFusion, FusionLayer
-from modules.world_models.scan_layers import Cell, Entries, Extent, Fusion, Head, Linear, Picks, Weights
 from utils.compute import factor_dtype
 
 if TYPE_CHECKING:
@@ -67,13 +77,13 @@ class Ahead:
     @torch.no_grad()
     def advance(self, state: LatentState, actions: Tensor) -> Tensor:
         """The deterministic states (N, n, width) that states and actions (N, n) int64 lead to."""
-        h, z = _floats(state.h), state.classes(self.model.latents).contiguous()
+        h, z = as_read(state.h), state.classes(self.model.latents).contiguous()
         taken, after = _classes(actions, self.model.n_actions), torch.empty_like(h)
         number, agents = actions.shape
         expected = (number, self.model.n_agents, self.model.width)
         if h.shape != expected or agents != self.model.n_agents:
             raise ValueError(f"states {expected} were expected, not {(*h.shape,)} and actions of {agents}.")
-        extent = Extent(1, number, agents, factor_dtype(h), kept=False)  # as the caller's autocast has it
+        extent = Windows(1, number, agents, factor_dtype(h), kept=False)  # as the caller's autocast has it
         rooms = torch.get_num_threads() * -(-number // extent.pieces)  # moments
         with torch.autocast("cpu", enabled=False):
             fusion, cell = self._layers(rooms, extent.factors)
@@ -84,7 +94,7 @@ class Ahead:
     def _make_layers(self, size: int, factors: torch.dtype) -> tuple[Fusion[Picks], Cell]:
         """For ``size`` moments at a time."""
         model = self.model
-        extent, weights = Extent(1, size, model.n_agents, factors, kept=False), _act_weights(model)
+        extent, weights = Windows(1, size, model.n_agents, factors, kept=False), _act_weights(model)
         project = Picks(extent, weights, model.latents)
         return Fusion(extent, weights, project, *_shape(model.act_fusion)), Cell(extent, weights)
 
@@ -98,17 +108,6 @@ def _classes(actions: Tensor, number: int) -> Tensor:
     if not 0 <= int(actions.min()) <= int(actions.max()) < number:
         raise ValueError(f"actions must be from 0 to {number - 1}, not {actions.min()} to {actions.max()}.")
     return actions.to(torch.int16).unsqueeze(-1).contiguous()
-
-
-def _floats(x: Tensor) -> Tensor:
-    """The tensor as kernels read it.
-
-    Raises:
-        TypeError: it is none of float32.
-    """
-    if x.dtype != torch.float32:
-        raise TypeError(f"float32 was expected, not {x.dtype}.")
-    return x.contiguous()
 
 
 def _shape(fusion: AgentFusion) -> tuple[int, int, bool]:
@@ -185,12 +184,12 @@ class Layers:
     def __init__(self, shape: Shape, kept: bool, play: Play, weights: Weights) -> None:
         steps, batch, agents, self.width = play.embedded.shape
         self.latents = shape.latents
-        self.extent = extent = Extent(steps, batch, agents, shape.factors, kept)
+        self.extent = extent = Windows(steps, batch, agents, shape.factors, kept)
         self.obs_fusion = Fusion(extent, weights, Linear(extent, weights, bias=False), *shape.obs_fusion)
-        self.posterior_head = Head(extent, weights)
+        self.posterior_head = Perceptron(extent, weights, over=[1])
         self.act_fusion = Fusion(extent, weights, Picks(extent, weights, shape.latents), *shape.act_fusion)
         self.cell = Cell(extent, weights)
-        self.living, self.goes_on = _floats(play.living), _floats(play.goes_on)
+        self.living, self.goes_on = as_read(play.living), as_read(play.goes_on)
         self.actions = _classes(play.actions, self.act_fusion.project.n_actions)
 
     def entries(self, back: bool) -> Entries:
@@ -203,7 +202,7 @@ class Layers:
 
     def forward(self, play: Play) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """States, latents, posterior probabilities and the latents' classes."""
-        latents, embedded, uniforms = self.latents, _floats(play.embedded), _floats(play.uniforms)
+        latents, embedded, uniforms = self.latents, as_read(play.embedded), as_read(play.uniforms)
         shape, states = embedded.shape[:3], torch.empty_like(embedded)
         drawn = torch.empty(*shape, latents.size, dtype=self.extent.factors)
         posteriors = torch.empty(*shape, latents.classes, latents.groups)
