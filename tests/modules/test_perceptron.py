@@ -1,6 +1,7 @@
 """Multi-layer perceptrons by one kernel against torch's layers, gradients too."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor, nn
 
 from modules.critics.latent_critic import LatentCritic
 from modules.world_models.latents import CategoricalLatents, CompactState
-from modules.world_models.layers import latent_mlp, mlp
+from modules.world_models.layers import MLP, MeanNormSiLU, latent_mlp, mlp
 from modules.world_models.perceptron import Seen, perceptron
-from torch_alone import assert_close_on_scale, needs_kernels, torch_alone
+from torch_alone import assert_close_on_scale, needs_kernels
 
 pytestmark = needs_kernels
 
 FACTORS = [torch.float32, torch.bfloat16]
-TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.bfloat16: {"rtol": 2e-2, "atol": 1e-2}}
+# Of numbers rounded to bfloat16 some lie where the last bit of a sum decides, and all layers behind see that.
+TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.bfloat16: {"rtol": 2e-2, "atol": 3e-2}}
 
 sizes = st.integers(1, 40)
 many = st.one_of(sizes, st.sampled_from([320, 321, 1030]))
@@ -42,21 +44,50 @@ def rounding(factors: torch.dtype) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=factors == torch.bfloat16)
 
 
-def assert_as_good_as_torch(
-    function: Callable[[], Tensor], leaves: Sequence[Tensor], factors: torch.dtype
+class _Rounded(torch.autograd.Function):
+    """A number as a factor of products, and the gradient that it is given likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factors: torch.dtype) -> Tensor:
+        ctx.factors = factors
+        return x.to(factors).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.to(ctx.factors).float(), None
+
+
+def in_plain_steps(network: MLP | LatentCritic, x: Tensor, z: Tensor | None, factors: torch.dtype) -> Tensor:
+    """What the layers make of rows and latents, in float32 but for what a kernel rounds to ``factors``."""
+
+    def rounded(x: Tensor) -> Tensor:
+        return _Rounded.apply(x, factors)
+
+    parts = [network.agent_encoder, network.value_head] if isinstance(network, LatentCritic) else [network]
+    *layers, last = [layer for part in parts for layer in part.layers()]
+    for linear, norm in zip(layers[::2], layers[1::2], strict=True):
+        weight, latents_weight = rounded(linear.weight).tensor_split([x.shape[-1]], dim=1)
+        x = rounded(rounded(x) @ weight.T)
+        if z is not None:
+            x, z = rounded(x + rounded(z) @ latents_weight.T), None
+        normed = nn.functional.layer_norm(x + linear.bias, linear.bias.shape, norm.weight, norm.bias)
+        x = nn.functional.silu(normed)
+        x = rounded(x.mean(dim=-2) if isinstance(norm, MeanNormSiLU) else x)
+    return rounded(rounded(x) @ rounded(last.weight).T + last.bias)
+
+
+def assert_as_in_plain_steps(
+    network: MLP | LatentCritic, given: Tensor | CompactState, leaves: Sequence[Tensor], factors: torch.dtype
 ) -> None:
-    """By the kernel it is what torch makes of it in float32, or misses it as torch does where it rounds."""
+    """Results and gradients to the leaves and to all weights."""
+    h, latents = (given, None) if isinstance(given, Tensor) else (given.h, given.latents)
+    z = None if latents is None else latents.one_hot(given.picked).float() if given.z is None else given.z
+    leaves = [*leaves, *network.parameters()]
     with rounding(factors):
-        ours = differentiated(function, leaves)
-    with torch_alone():
-        exact = differentiated(function, leaves)
-        with rounding(factors):
-            theirs = differentiated(function, leaves)
-    for result, by_torch, expected in zip(ours, theirs, exact, strict=True):
-        scale = expected.abs().max().clamp_min(1)
-        worst = (by_torch - expected).abs().max() / scale
-        atol = TOLERANCE[factors]["atol"] + (2 * float(worst) if factors == torch.bfloat16 else 0)
-        assert_close_on_scale(result, expected, TOLERANCE[factors]["rtol"], atol)
+        ours = differentiated(lambda: network(given).float(), leaves)
+    expected = differentiated(lambda: in_plain_steps(network, h, z, factors), leaves)
+    for result, plain in zip(ours, expected, strict=True):
+        assert_close_on_scale(result, plain, **TOLERANCE[factors])
 
 
 @pytest.mark.parametrize("factors", FACTORS)
@@ -66,7 +97,7 @@ def test_layers(factors: torch.dtype, rows: int, inputs: int, width: int, output
     torch.manual_seed(rows)
     network, x = mlp(inputs, width, outputs, layers), torch.randn(rows, inputs, requires_grad=True)
     scatter(network)
-    assert_as_good_as_torch(lambda: network(x).float(), [x, *network.parameters()], factors)
+    assert_as_in_plain_steps(network, x, [x], factors)
 
 
 @pytest.mark.parametrize("factors", FACTORS)
@@ -107,7 +138,7 @@ def test_columns_that_latents_pick(
     picked = latents.draw(torch.randn(rows, latents.size), torch.rand(rows) < 0.8).picked
     h, z = torch.randn(rows, 7, requires_grad=True), latents.one_hot(picked).float().requires_grad_()
     state = CompactState(h, picked, latents, z)
-    assert_as_good_as_torch(lambda: network(state).float(), [h, z, *network.parameters()], factors)
+    assert_as_in_plain_steps(network, state, [h, z], factors)
 
 
 @pytest.mark.parametrize("factors", FACTORS)
@@ -120,7 +151,7 @@ def test_the_mean_over_agents(factors: torch.dtype, states: int, agents: int, wi
     scatter(critic)
     picked = latents.draw(torch.randn(states, agents, 20), torch.rand(states, agents) < 0.8).picked
     state = CompactState(torch.randn(states, agents, 9), picked, latents)
-    assert_as_good_as_torch(lambda: critic(state), list(critic.parameters()), factors)
+    assert_as_in_plain_steps(critic, state, [], factors)
 
 
 def test_of_no_rows_there_are_no_results_and_no_gradients() -> None:
