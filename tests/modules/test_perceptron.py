@@ -169,9 +169,9 @@ def test_neither_threads_nor_whether_gradients_are_wanted_change_a_bit(
 ) -> None:
     torch.manual_seed(0)
     latents = CategoricalLatents(4, 5, 0.01)
-    network = latent_mlp(30, latents, 70, 5, 2)
-    picked = latents.draw(torch.randn(777, 20), torch.rand(777) < 0.8).picked
-    h = torch.randn(777, 30, requires_grad=True)
+    network = latent_mlp(30, latents, 130, 5, 2)
+    picked = latents.draw(torch.randn(4001, 20), torch.rand(4001) < 0.8).picked
+    h = torch.randn(4001, 30, requires_grad=True)
     results = []
     for threads in (1, 3):
         set_threads(threads)
