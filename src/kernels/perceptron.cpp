@@ -10,9 +10,9 @@ struct Rows {
 
     explicit Rows(Given& given) : groups(given), size(given), pieces(given), kept(given) {}
 
-    // Calls work(piece, first row) for all pieces, each of which has its own sums. Where nothing is kept for
-    // gradients, each thread has places of its own in rooms. Whichever thread is free takes the next piece, as
-    // nothing depends on who does.
+    // Calls work(piece, first row) for all pieces, each of which is a window, with sums of its own. Where nothing
+    // is kept for gradients, each thread has places of its own in rooms. Whichever thread is free takes the next
+    // piece, as nothing depends on who does.
     template <typename Work>
     void each_piece(Work work) const {
         const i64 largest = (groups + pieces - 1) / pieces * size;

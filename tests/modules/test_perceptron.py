@@ -197,6 +197,19 @@ def test_what_is_not_a_number_stays_so(factors: torch.dtype) -> None:
             assert network(torch.randn(2, 4)).isnan().all()
 
 
+def test_gradients_are_refused_a_second_time_and_of_what_has_changed() -> None:
+    network, x = mlp(4, 16, 3, 1), torch.randn(5, 4)
+    total = network(x).sum()
+    total.backward()
+    with pytest.raises(RuntimeError, match="second time|freed"):
+        total.backward()
+    total = network(x).sum()
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
 def test_what_the_kernel_would_misread_is_refused() -> None:
     latents = CategoricalLatents(4, 5, 0.01)
     network, h = latent_mlp(6, latents, 16, 3, 1), torch.zeros(2, 6)

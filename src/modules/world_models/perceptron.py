@@ -84,11 +84,13 @@ class _Perceptron(torch.autograd.Function):
         *weights: Tensor,
     ) -> Tensor:
         ctx.layers = layers = Layers(means, kept, Seen(x, picked, z), weights)
+        ctx.save_for_backward(x, *weights)
         return layers.forward()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_result: Tensor) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors  # an error if these were changed, or gradients are taken a second time
         layers, ctx.layers = ctx.layers, None  # what they keep is freed
         x_needed, _, z_needed = ctx.needs_input_grad[2:5]
         of_x, of_z = layers.backward(of_result.contiguous(), x_needed, z_needed)
