@@ -1,7 +1,7 @@
 """Kernels and torch's own operations compared: kernels are switched off, and results held against others."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from shutil import which
 
@@ -22,6 +22,13 @@ def torch_alone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "available", lambda *_: False)
         yield
+
+
+def differentiated(function: Callable[[], Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:
+    """What ``function`` gives, and the gradients of a weighted sum of it."""
+    output = function()
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(7))
+    return [output.detach(), *torch.autograd.grad((output * weights).sum(), leaves)]
 
 
 def assert_close_on_scale(result: Tensor, expected: Tensor, rtol: float, atol: float) -> None:

@@ -6,6 +6,7 @@
 
 #include "rows.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace {

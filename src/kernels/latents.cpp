@@ -45,7 +45,7 @@ struct Distribution {
     // The same for all rows, shared among threads.
     template <typename Work>
     void all_rows(i64 rows, i64 times, Work work) const {
-        among_threads(rows, 1, [=](i64 first, i64 number) { each_row(first, number, times, work); });
+        among_threads(rows, [=](i64 first, i64 number) { each_row(first, number, times, work); });
     }
 
     // Writes numbers in proportion to what softmax makes of logits, LANES of a class apart; gives what makes
@@ -86,7 +86,7 @@ extern "C" {
 void draw(const F* logits, const float* uniforms, const float* living, float* probs, F* drawn,
           std::int16_t* picked, float mix, i64 rows, i64 classes, i64 groups) {
     const i64 size = classes * groups;
-    among_threads(rows, 1, [=](i64 first, i64 number) {
+    among_threads(rows, [=](i64 first, i64 number) {
         one_thread::draw(logits + first * size, uniforms + first * groups, living + first,
                          probs ? probs + first * size : probs, drawn + first * size,
                          picked + first * groups, mix, number, classes, groups);

@@ -8,6 +8,7 @@
 
 #include "rows.h"
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 

@@ -4,6 +4,7 @@
 
 #include "rows.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace {

@@ -2,6 +2,7 @@
 
 #include "rows.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 

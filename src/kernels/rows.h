@@ -4,7 +4,6 @@
 
 #include "numbers.h"
 
-#include <algorithm>
 #include <omp.h>
 
 // These are called from elsewhere, too.
@@ -17,7 +16,7 @@ void attend_back(const F* of_attended, const F* query_key_value, const float* sh
 void multiply(const F* a, const F* panels, const float* bias, F* out, i64 rows, i64 inner, i64 columns);
 }
 
-// Some of these have a twin of the same name that shares its rows among all threads.
+// One of these, `draw`, has a twin of the same name that shares its rows among all threads.
 namespace one_thread {
 
 void add_norm(const float* x, i64 repeat, const F* y, float* total, F* normed, float* mean, float* scale,
@@ -43,15 +42,13 @@ void add_picked(const std::int16_t* picked, const F* table, F* out, i64 rows, i6
 // Takes note of a product of `rows` with a matrix.
 void count_product(i64 rows, i64 inner, i64 columns);
 
-// Calls work(first, number) in each thread for its share of some rows, always the same one. Shares begin with
-// multiples of `unit`.
+// Calls work(first, number) in each thread for its share of some rows, always the same one.
 template <typename Work>
-inline void among_threads(i64 rows, i64 unit, Work work) {
+inline void among_threads(i64 rows, Work work) {
 #pragma omp parallel
     {
         const i64 threads = omp_get_num_threads(), thread = omp_get_thread_num();
-        const i64 units = (rows + unit - 1) / unit;
-        const i64 first = units * thread / threads * unit, end = units * (thread + 1) / threads * unit;
-        if (first < end) work(first, std::min(end, rows) - first);
+        const i64 first = rows * thread / threads, end = rows * (thread + 1) / threads;
+        if (first < end) work(first, end - first);
     }
 }

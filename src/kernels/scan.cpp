@@ -4,6 +4,8 @@
 
 #include "layers.h"
 
+#include <algorithm>
+
 namespace {
 
 // The same of latents and actions. Gradients reach the latents alone.

@@ -1,6 +1,6 @@
 """Multi-layer perceptrons by one kernel against torch's layers, gradients too."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from modules.critics.latent_critic import LatentCritic
 from modules.world_models.latents import CategoricalLatents, CompactState
 from modules.world_models.layers import MLP, MeanNormSiLU, latent_mlp, mlp
 from modules.world_models.perceptron import Seen, perceptron
-from torch_alone import assert_close_on_scale, needs_kernels
+from torch_alone import assert_close_on_scale, differentiated, needs_kernels
 
 pytestmark = needs_kernels
 
@@ -31,13 +31,6 @@ def scatter(module: nn.Module) -> None:
     with torch.no_grad():
         for weight in module.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
-
-
-def differentiated(function: Callable[[], Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:
-    """What ``function`` gives, and the gradients of a weighted sum of it."""
-    output = function()
-    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(7))
-    return [output.detach(), *torch.autograd.grad((output * weights).sum(), leaves)]
 
 
 def rounding(factors: torch.dtype) -> torch.autocast:

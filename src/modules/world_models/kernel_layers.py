@@ -14,7 +14,7 @@ in the order in which its constructor took them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -95,10 +95,8 @@ class Windows:
         return max(1, min(enough, self.batch // least))
 
     def merged(self, over: int) -> Self:
-        """The agents of a window stay apart."""
-        if over != 1:
-            raise ValueError(f"a scan has no mean over {over} rows.")
-        return self
+        """What is left where each ``over`` agents of a window have become one."""
+        return replace(self, agents=self.agents // over)
 
     def entries(self) -> Entries:
         yield from (self.steps, self.batch, self.agents, self.pieces, int(self.kept))
@@ -144,8 +142,9 @@ class Linear(Weighted):
         super().__init__(extent, next(weights))
         self.bias = as_read(next(weights)) if bias else None
         self.by_weight = laid_out(self.weight, extent.factors)
-        own = extent.room(self.weight.shape[1], dtype=extent.factors) if given is None else given
-        self.all_inputs = own
+        if given is None:
+            given = extent.room(self.weight.shape[1], dtype=extent.factors)
+        self.all_inputs = given
 
     @cached_property
     def of_bias(self) -> Tensor:
@@ -294,7 +293,7 @@ class Fusion(Generic[Project]):
 class Stage:
     """Linear, LayerNorm and the mean of SiLU over ``over`` rows that follow each other."""
 
-    def __init__(self, extent: Extent, weights: Weights, over: int = 1, given: Tensor | None = None) -> None:
+    def __init__(self, extent: Extent, weights: Weights, over: int, given: Tensor | None) -> None:
         self.product, self.over = Linear(extent, weights, bias=False, given=given), over
         self.norm = [as_read(next(weights)) for _ in range(3)]  # what is added before it, gain and bias
         width = len(self.product.weight)

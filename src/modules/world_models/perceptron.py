@@ -28,22 +28,20 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a layer, and the pieces that they are taken in, whatever the number of threads."""
+    """Rows of a layer, and the pieces that they are taken in, whatever the number of threads.
+
+    Each piece is a part of the sums of gradients.
+    """
 
     groups: int
     size: int  # rows of a group, which stay together
-    pieces: int
+    parts: int
     factors: torch.dtype  # of the factors of matrix products; all else is float32
     kept: bool  # for gradients; otherwise a thread has the same memory for all of its pieces
 
-    @property
-    def parts(self) -> int:
-        """What gradients are summed up in: a part of each piece."""
-        return self.pieces
-
     def room(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A tensor (1, rows, *shape) for all rows that there are at a time."""
-        at_once = self.groups if self.kept else torch.get_num_threads() * -(-self.groups // self.pieces)
+        at_once = self.groups if self.kept else torch.get_num_threads() * -(-self.groups // self.parts)
         return torch.empty(1, at_once * self.size, *shape, dtype=dtype)
 
     def merged(self, over: int) -> Rows:
@@ -51,7 +49,7 @@ class Rows:
         return replace(self, size=self.size // over)
 
     def entries(self) -> Entries:
-        yield from (self.groups, self.size, self.pieces, int(self.kept))
+        yield from (self.groups, self.size, self.parts, int(self.kept))
 
 
 def perceptron(seen: Seen, means: Sequence[bool], weights: Sequence[Tensor]) -> Tensor:
@@ -104,8 +102,8 @@ class Layers:
         *self.shape, inputs = seen.x.shape
         size = self.shape.pop() if any(means) else 1
         groups = prod(self.shape)
-        pieces = max(1, min(groups, -(-groups * size // PIECE)))
-        self.rows = Rows(groups, size, pieces, seen.x.dtype, kept)
+        parts = max(1, min(groups, -(-groups * size // PIECE)))
+        self.rows = Rows(groups, size, parts, seen.x.dtype, kept)
         self.x = seen.x.contiguous()
         self.picked = None if seen.picked is None else as_read(seen.picked, torch.int16)
         first, *others = weights
