@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from components.epsilon_schedules import DecayThenFlatSchedule
-from utils.rl_utils import sample_categorical
+from utils.rl_utils import sample_categorical, softmax
 from utils.typed_args import read
 
 
@@ -94,6 +94,64 @@ class SoftPoliciesSelector:
         return sample_categorical(agent_inputs.masked_fill(avail_actions == 0, 0.0))
 
 
+@dataclass(frozen=True)
+class CommittedPoliciesConfig:
+    """What commitment needs of the run's arguments, beside what sampling does."""
+
+    commitment_strength: float
+    """Standard deviation, in nats, of what a preference adds to an action's log-probability."""
+    commitment_share: float
+    """Share of the preferences that are one; the others leave the policy as it is."""
+    commitment_steps: float
+    """Steps that a preference lasts on average."""
+
+
+class CommittedPoliciesSelector(SoftPoliciesSelector):
+    """Samples from the policy; in training all agents of an environment prefer some actions for a while.
+
+    Agents that explore each on their own and anew at each step never try together, and for long, what pays
+    only so: another enemy first, say. Committed joint exploration does (Mahajan et al., 2019, MAVEN, arXiv
+    1910.07483). There a hierarchy of policies learns what to commit to; here it is drawn at random, which is
+    enough for a world model to see what else can happen. Not for learners that take real play for the
+    policy's own.
+    """
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        self.commitment = read(CommittedPoliciesConfig, args)
+        self._preferences: Tensor | None = None  # (batch, 1, n_actions)
+
+    def select_action(
+        self, agent_inputs: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False
+    ) -> Tensor:
+        """Actions (batch, n_agents) from probabilities (batch, n_agents, n_actions)."""
+        if test_mode:
+            return super().select_action(agent_inputs, avail_actions, t_env, test_mode)
+        preferred = agent_inputs.float().log() + self._preferences_of(agent_inputs)
+        return sample_categorical(softmax(preferred.masked_fill(avail_actions == 0, -torch.inf)))
+
+    def _preferences_of(self, probs: Tensor) -> Tensor:
+        """What each environment's agents prefer now; all begin anew where their number has changed."""
+        number, _, n_actions = probs.shape
+        config, device = self.commitment, probs.device
+        is_one, ends = torch.rand((2, number, 1, 1), device=device)
+        fresh = config.commitment_strength * torch.randn((number, 1, n_actions), device=device)
+        fresh = fresh * (is_one < config.commitment_share)
+        kept = self._preferences
+        if kept is not None and len(kept) == number:
+            fresh = torch.where(ends * config.commitment_steps < 1, fresh, kept.to(device))
+        self._preferences = fresh
+        return fresh
+
+    def state_dict(self) -> dict[str, Tensor | None]:
+        """What is preferred."""
+        return {"preferences": self._preferences}
+
+    def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
+        """Restores what `state_dict` gave."""
+        self._preferences = state["preferences"]
+
+
 class MultinomialActionSelector(SoftPoliciesSelector):
     """EPyMARL's older name for sampling from the policy."""
 
@@ -101,5 +159,6 @@ class MultinomialActionSelector(SoftPoliciesSelector):
 REGISTRY: dict[str, type] = {
     "epsilon_greedy": EpsilonGreedyActionSelector,
     "soft_policies": SoftPoliciesSelector,
+    "committed_policies": CommittedPoliciesSelector,
     "multinomial": MultinomialActionSelector,
 }

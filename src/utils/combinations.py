@@ -14,12 +14,13 @@ TEAM_REWARD = {  # environments that reward the team as a whole
 FRESH_PLAY = {"ppo_learner": "PPO learns from fresh episodes", "gawm_learner": "it keeps its own replay"}
 OURS = {"ppo_learner", "q_learner", "gawm_learner", "basic_mac", "latent_mac"}
 POLICIES = frozenset({"soft_policies", "multinomial"})  # action selectors that draw from a policy
-SELECTORS = POLICIES | {"epsilon_greedy"}
+OFF_POLICY = POLICIES | {"committed_policies"}  # and those whose play is not quite the policy's
+SELECTORS = OFF_POLICY | {"epsilon_greedy"}
 OUTPUTS = {"q", "pi_logits"}
 ACTS_BY = {  # what the agents of a learner put out, and what makes actions of it
     "q_learner": ("q", frozenset({"epsilon_greedy"})),
     "ppo_learner": ("pi_logits", POLICIES),
-    "gawm_learner": ("pi_logits", POLICIES),
+    "gawm_learner": ("pi_logits", OFF_POLICY),
 }
 FOR_EPYMARL = ("optim_alpha", "add_value_last_step", "standardise_returns", "mask_before_softmax")
 

@@ -10,8 +10,9 @@ from components.action_selectors import REGISTRY
 from components.epsilon_schedules import DecayThenFlatSchedule
 
 ARGS = SimpleNamespace(
-    epsilon_start=1.0, epsilon_finish=0.1, epsilon_anneal_time=100, evaluation_epsilon=0.0, test_greedy=True
-)
+    epsilon_start=1.0, epsilon_finish=0.1, epsilon_anneal_time=100, evaluation_epsilon=0.0, test_greedy=True,
+    commitment_strength=2.0, commitment_share=0.5, commitment_steps=4.0,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
@@ -51,6 +52,57 @@ def test_a_policy_is_sampled_in_training_and_taken_greedily_in_tests():
     assert (selector.select_action(pi, avail, t_env=0, test_mode=True) == 0).all()
     sampling = REGISTRY["soft_policies"](SimpleNamespace(test_greedy=False))
     assert sampling.select_action(pi, avail, t_env=0, test_mode=True).unique().tolist() == [0, 1, 2]
+
+
+def committed(**settings):
+    return REGISTRY["committed_policies"](SimpleNamespace(**{**vars(ARGS), **settings}))
+
+
+def test_agents_commit_together_for_a_while_and_each_environment_to_its_own():
+    torch.manual_seed(0)
+    selector = committed(commitment_strength=1e8, commitment_share=1.0)
+    pi, avail = torch.full((4000, 3, 8), 1 / 8), torch.ones(4000, 3, 8)
+    actions = torch.stack([selector.select_action(pi, avail, t_env=0) for _ in range(20)])
+    assert (actions == actions[..., :1]).all()
+    counts = actions[0, :, 0].bincount(minlength=8) / 4000
+    torch.testing.assert_close(counts, torch.full((8,), 1 / 8), atol=0.02, rtol=0)
+    changes = (actions[1:, :, 0] != actions[:-1, :, 0]).float().mean().item()
+    assert changes == pytest.approx(1 / 4 * 7 / 8, abs=0.01)  # a new preference may be for the same
+
+
+def test_a_preference_moves_probabilities_by_its_strength():
+    torch.manual_seed(0)
+    selector, pi = committed(commitment_steps=1e9), torch.tensor([0.6, 0.3, 0.1])
+    shape = (400, 500, 3)  # 500 agents each, of whom all have one preference
+    actions = selector.select_action(pi.expand(shape), torch.ones(shape), t_env=0)
+    preferences = selector.state_dict()["preferences"]
+    counts = torch.nn.functional.one_hot(actions, 3).float().mean(dim=1)
+    expected = (pi.log() + preferences[:, 0]).softmax(dim=-1)
+    torch.testing.assert_close(counts, expected, atol=0.1, rtol=0)
+    indifferent = (preferences == 0).all(dim=-1).float().mean().item()
+    assert indifferent == pytest.approx(0.5, abs=0.08)
+    assert preferences[preferences != 0].std().item() == pytest.approx(2.0, rel=0.1)
+
+
+def test_nobody_is_committed_in_tests():
+    torch.manual_seed(0)
+    pi, avail = torch.tensor([0.5, 0.3, 0.2]).expand(20000, 1, 3), torch.ones(20000, 1, 3)
+    selector = committed(commitment_strength=100.0, test_greedy=False)
+    actions = selector.select_action(pi, avail, t_env=0, test_mode=True).flatten()
+    torch.testing.assert_close(actions.bincount(minlength=3) / 20000, pi[0, 0], atol=0.015, rtol=0)
+
+
+def test_commitments_go_on_after_a_restore_and_end_with_their_environments():
+    selector, other = committed(), committed()
+    pi, avail = torch.rand(6, 3, 5), torch.ones(6, 3, 5)
+    selector.select_action(pi, avail, t_env=0)
+    other.load_state_dict(selector.state_dict())
+    draws = []
+    for one in (selector, other):
+        torch.manual_seed(1)
+        draws.append(torch.stack([one.select_action(pi, avail, t_env=0) for _ in range(10)]))
+    assert torch.equal(*draws)
+    assert selector.select_action(pi[:4], avail[:4], t_env=0).shape == (4, 3)
 
 
 def test_selector_state_roundtrip():
