@@ -14,7 +14,7 @@ N_AGENTS, OBS, ACTIONS = 3, 5, 4
 LOSS = WorldModelLossConfig(wm_kl_prior=0.8, wm_kl_posterior=0.2, wm_obs_scale=1.0, wm_reward_scale=1.0)
 
 
-def make_model(obs_fusion: bool = True) -> WorldModel:
+def make_model(obs_fusion: bool = True, temperature: float = 1.0) -> WorldModel:
     torch.manual_seed(0)
     config = WorldModelConfig(
         wm_width=16,
@@ -25,6 +25,7 @@ def make_model(obs_fusion: bool = True) -> WorldModel:
         wm_fusion_heads=2,
         wm_head_layers=1,
         wm_obs_fusion=obs_fusion,
+        imagination_temperature=temperature,
     )
     return WorldModel(N_AGENTS, OBS, ACTIONS, config)
 
@@ -110,6 +111,17 @@ def test_the_dead_have_no_latent_in_reality_and_in_imagination() -> None:
     assert model.foresee(state.h[:, 1]).living.all()
     torch.nn.init.constant_(model.alive_head[-1].bias, -50.0)  # type: ignore[arg-type]
     assert not model.foresee(state.h[:, 1]).living.any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_imagination_draws_from_the_prior_at_its_temperature(temperature: float) -> None:
+    model = make_model(temperature=temperature)
+    torch.nn.init.normal_(model.prior_head[-1].weight)  # type: ignore[arg-type]
+    h = torch.randn(1, N_AGENTS, model.width)
+    living = torch.ones(20000, N_AGENTS, dtype=torch.bool)
+    drawn = model.foresee(h.expand(20000, -1, -1), living).z.view(20000, N_AGENTS, 5, 4).mean(dim=0)
+    prior = model.prior_logits(h).view(N_AGENTS, 5, 4).softmax(dim=-2) ** (1 / temperature)
+    torch.testing.assert_close(drawn, prior / prior.sum(dim=-2, keepdim=True), atol=0.02, rtol=0)
 
 
 def test_what_comes_of_an_action_is_foretold_before_a_latent_is_drawn() -> None:

@@ -51,6 +51,7 @@ class WorldModelConfig:
     wm_obs_fusion: bool  # false: the posterior sees the agent's own observation only (GAWM*, MAMBA)
     wm_regression: str = "scale_free"  # or "smooth_l1": how observations and rewards are learnt
     wm_action_head: bool = False  # the previous action is decoded, too (MAMBA)
+    imagination_temperature: float = 1.0  # of the prior's draws: below 1 likely classes are drawn more often
 
 
 class LatentState(NamedTuple):
@@ -140,6 +141,8 @@ class WorldModel(nn.Module):
         self.latents = CategoricalLatents(
             config.wm_latent_groups, config.wm_latent_classes, config.wm_uniform_mix
         )
+        self.believed = self.latents._replace(uniform_mix=0.0)  # the uniform share is there for the KL alone
+        self.temperature = config.imagination_temperature
         self.scale_free = config.wm_regression == "scale_free"
         self.reward_code: TwoHot | PlainNumber = TwoHot() if self.scale_free else PlainNumber()
         self.feature_size = width + self.latents.size
@@ -235,10 +238,12 @@ class WorldModel(nn.Module):
     def foresee(self, h: Tensor, living: Tensor | None = None) -> LatentState:
         """What may be seen at deterministic states (..., n, width): latents, drawn from the prior.
 
-        Who is ``living`` (..., n) is drawn first where it isn't given.
+        Who is ``living`` (..., n) is drawn first where it isn't given. Latents say together what is seen but
+        are drawn each on its own, so what is somewhat unlikely for each happens to some at every step. A
+        temperature below 1 lets it happen less often.
         """
         living = self.draw_living(h) if living is None else living
-        return LatentState(h, *self.latents.draw(self.prior_logits(h), living))
+        return LatentState(h, *self.believed.draw(self.prior_logits(h) / self.temperature, living))
 
     def draw_living(self, h: Tensor) -> Tensor:
         """Who may be alive (..., n) bool at deterministic states (..., n, width)."""
