@@ -100,8 +100,10 @@ class CommittedPoliciesConfig:
 
     commitment_strength: float
     """Standard deviation, in nats, of what a preference adds to an action's log-probability."""
+    commitment_environments: float
+    """Share of the environments, rounded up, whose agents commit; in the others the policy is left alone."""
     commitment_share: float
-    """Share of the preferences that are one; the others leave the policy as it is."""
+    """Share of their preferences that are one; the others leave the policy as it is."""
     commitment_steps: float
     """Steps that a preference lasts on average."""
 
@@ -112,8 +114,9 @@ class CommittedPoliciesSelector(SoftPoliciesSelector):
     Agents that explore each on their own and anew at each step never try together, and for long, what pays
     only so: another enemy first, say. Committed joint exploration does (Mahajan et al., 2019, MAVEN, arXiv
     1910.07483). There a hierarchy of policies learns what to commit to; here it is drawn at random, which is
-    enough for a world model to see what else can happen. Not for learners that take real play for the
-    policy's own.
+    enough for a world model to see what else can happen. Some environments are left out, since it must also
+    see the policy's own play from beginning to end: of long episodes, preferences that may come at any time
+    leave hardly one as it would have been. Not for learners that take real play for the policy's own.
     """
 
     def __init__(self, args: Any) -> None:
@@ -136,7 +139,8 @@ class CommittedPoliciesSelector(SoftPoliciesSelector):
         config, device = self.commitment, probs.device
         is_one, ends = torch.rand((2, number, 1, 1), device=device)
         fresh = config.commitment_strength * torch.randn((number, 1, n_actions), device=device)
-        fresh = fresh * (is_one < config.commitment_share)
+        commit = torch.arange(number, device=device).view(-1, 1, 1) < config.commitment_environments * number
+        fresh = fresh * (commit & (is_one < config.commitment_share))
         kept = self._preferences
         if kept is not None and len(kept) == number:
             fresh = torch.where(ends * config.commitment_steps < 1, fresh, kept.to(device))

@@ -11,7 +11,7 @@ from components.epsilon_schedules import DecayThenFlatSchedule
 
 ARGS = SimpleNamespace(
     epsilon_start=1.0, epsilon_finish=0.1, epsilon_anneal_time=100, evaluation_epsilon=0.0, test_greedy=True,
-    commitment_strength=2.0, commitment_share=0.5, commitment_steps=4.0,
+    commitment_strength=2.0, commitment_environments=1.0, commitment_share=0.5, commitment_steps=4.0,
 )  # fmt: skip
 
 
@@ -82,6 +82,15 @@ def test_a_preference_moves_probabilities_by_its_strength():
     indifferent = (preferences == 0).all(dim=-1).float().mean().item()
     assert indifferent == pytest.approx(0.5, abs=0.08)
     assert preferences[preferences != 0].std().item() == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize(("number", "committing"), [(8, 2), (5, 2), (1, 1)])
+def test_only_some_environments_commit_but_at_least_one(number, committing):
+    selector = committed(commitment_environments=0.25, commitment_share=1.0)
+    for _ in range(20):
+        selector.select_action(torch.full((number, 3, 5), 0.2), torch.ones(number, 3, 5), t_env=0)
+        preferring = selector.state_dict()["preferences"].any(dim=-1).flatten()
+        assert preferring.tolist() == [i < committing for i in range(number)]
 
 
 def test_nobody_is_committed_in_tests():
